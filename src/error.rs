@@ -1,0 +1,297 @@
+//! One error type: what went wrong ([`ErrorKind`]), where ([`Location`]), and what to do next.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The result of every fallible call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Anything that can go wrong. One pointer wide; see [`Error::kind`] and [`Error::location`].
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    location: Location,
+}
+
+/// What went wrong.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system refused an operation.
+    Io {
+        /// What was attempted, as a verb: "open", "read", "rename".
+        op: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Bytes that contradict the format: the file is damaged, or not what it claims to be.
+    Corrupt {
+        /// The structure or number that is wrong, in the words of format-spec.md.
+        what: Cow<'static, str>,
+        /// What the format demands here.
+        expected: String,
+        /// What the file holds.
+        found: String,
+    },
+    /// A number above a limit of format-spec.md section 12, or above a limit the caller set.
+    LimitExceeded {
+        /// The limited quantity.
+        what: Cow<'static, str>,
+        /// The largest allowed value.
+        limit: u64,
+        /// The value found.
+        found: u64,
+    },
+    /// The file is well formed, but this build cannot read it (or this option is not available).
+    Unsupported {
+        /// The feature, id or version that is not known.
+        what: String,
+        /// What to do about it.
+        hint: Cow<'static, str>,
+    },
+    /// The caller asked for something that cannot be done.
+    InvalidArgument {
+        /// What is wrong and what would be right.
+        message: String,
+    },
+    /// An element that the chosen quantizer cannot represent, under the policy `error`.
+    Unrepresentable {
+        /// The element's value.
+        value: f64,
+        /// Index of the sample in the data being written.
+        sample: u64,
+        /// Why it cannot be represented.
+        reason: Cow<'static, str>,
+    },
+    /// A worker thread panicked; this is a bug in this crate (or in a function given to it).
+    WorkerPanicked {
+        /// What the worker was doing.
+        stage: &'static str,
+        /// The panic message.
+        message: String,
+    },
+}
+
+/// Where it went wrong, as far as known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Location {
+    /// The file.
+    pub path: Option<PathBuf>,
+    /// The shard's 32 hexadecimal digits.
+    pub shard: Option<String>,
+    /// Ordinal of the chunk in its shard.
+    pub chunk: Option<u64>,
+    /// The field's name.
+    pub field: Option<String>,
+    /// Byte offset in the file.
+    pub offset: Option<u64>,
+}
+
+impl Error {
+    fn new(kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { kind, location: Location::default() }))
+    }
+
+    pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::new(ErrorKind::Io { op, source }).in_file(path)
+    }
+
+    pub(crate) fn corrupt(
+        what: impl Into<Cow<'static, str>>,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Self {
+        Self::new(ErrorKind::Corrupt {
+            what: what.into(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+        })
+    }
+
+    pub(crate) fn limit(what: impl Into<Cow<'static, str>>, limit: u64, found: u64) -> Self {
+        Self::new(ErrorKind::LimitExceeded { what: what.into(), limit, found })
+    }
+
+    pub(crate) fn unsupported(what: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unsupported { what: what.into(), hint: hint.into() })
+    }
+
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidArgument { message: message.into() })
+    }
+
+    pub(crate) fn unrepresentable(value: f64, sample: u64, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(ErrorKind::Unrepresentable { value, sample, reason: reason.into() })
+    }
+
+    pub(crate) fn panicked(stage: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        Self::new(ErrorKind::WorkerPanicked { stage, message })
+    }
+
+    /// Names the file, unless one is named already.
+    pub(crate) fn in_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.0.location.path.get_or_insert_with(|| path.into());
+        self
+    }
+
+    pub(crate) fn in_shard(mut self, shard: impl fmt::Display) -> Self {
+        self.0.location.shard.get_or_insert_with(|| shard.to_string());
+        self
+    }
+
+    pub(crate) fn in_chunk(mut self, chunk: u64) -> Self {
+        self.0.location.chunk.get_or_insert(chunk);
+        self
+    }
+
+    pub(crate) fn in_field(mut self, field: impl Into<String>) -> Self {
+        self.0.location.field.get_or_insert_with(|| field.into());
+        self
+    }
+
+    pub(crate) fn at_offset(mut self, offset: u64) -> Self {
+        self.0.location.offset.get_or_insert(offset);
+        self
+    }
+
+    /// Shifts the sample index of an [`ErrorKind::Unrepresentable`], from an index in a block to one in the data.
+    pub(crate) fn sample_offset(mut self, first: u64) -> Self {
+        if let ErrorKind::Unrepresentable { sample, .. } = &mut self.0.kind {
+            *sample = sample.saturating_add(first);
+        }
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// Where it went wrong, as far as known.
+    pub fn location(&self) -> &Location {
+        &self.0.location
+    }
+
+    /// The file concerned, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.0.location.path.as_deref()
+    }
+
+    /// True for damaged files: [`ErrorKind::Corrupt`] and [`ErrorKind::LimitExceeded`].
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. })
+    }
+
+    /// True for files that need a newer (or differently built) reader.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Unsupported { .. })
+    }
+
+    /// True for errors of the operating system.
+    pub fn is_io(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Io { .. })
+    }
+
+    /// The exit code of the `tensorshard` command for this error: 1 damaged, 2 usage, 3 I/O, 4 unsupported.
+    pub fn exit_code(&self) -> u8 {
+        match self.0.kind {
+            ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. } => 1,
+            ErrorKind::InvalidArgument { .. } | ErrorKind::Unrepresentable { .. } => 2,
+            ErrorKind::Io { .. } | ErrorKind::WorkerPanicked { .. } => 3,
+            ErrorKind::Unsupported { .. } => 4,
+        }
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut separator = " in ";
+        if let Some(chunk) = self.chunk {
+            write!(f, "{separator}chunk {chunk}")?;
+            separator = " of ";
+        }
+        if let Some(path) = &self.path {
+            write!(f, "{separator}{}", path.display())?;
+        } else if let Some(shard) = &self.shard {
+            write!(f, "{separator}shard {shard}")?;
+        }
+        match (&self.field, self.offset) {
+            (Some(field), Some(offset)) => write!(f, " (field {field:?}, offset {offset})"),
+            (Some(field), None) => write!(f, " (field {field:?})"),
+            (None, Some(offset)) => write!(f, " (offset {offset})"),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let location = &self.0.location;
+        match &self.0.kind {
+            ErrorKind::Io { op, source } => write!(f, "cannot {op}{location}: {source}"),
+            ErrorKind::Corrupt { what, expected, found } => write!(
+                f,
+                "wrong {what}{location}: expected {expected}, found {found}; the file is damaged, restore it or run `tensorshard verify`"
+            ),
+            ErrorKind::LimitExceeded { what, limit, found } => {
+                write!(f, "{what} too large{location}: {found} is above the limit of {limit}")
+            }
+            ErrorKind::Unsupported { what, hint } => write!(f, "unsupported {what}{location}: {hint}"),
+            ErrorKind::InvalidArgument { message } => write!(f, "{message}{location}"),
+            ErrorKind::Unrepresentable { value, sample, reason } => write!(
+                f,
+                "value {value} of sample {sample} cannot be stored{location}: {reason}; choose another quantizer, or the non-finite policy `saturate` or `patch`"
+            ),
+            ErrorKind::WorkerPanicked { stage, message } => {
+                write!(f, "a worker panicked during {stage}{location}: {message}; this is a bug, please report it")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error").field("kind", &self.0.kind).field("location", &self.0.location).finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.kind {
+            ErrorKind::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn message_names_place_both_sides_and_next_step() {
+        let error = Error::corrupt("checksum", "1f3a", "77c0").in_field("latent").in_chunk(12).at_offset(81920);
+        let error = error.in_file("train.tshard").in_file("ignored");
+        assert_eq!(
+            error.to_string(),
+            "wrong checksum in chunk 12 of train.tshard (field \"latent\", offset 81920): expected 1f3a, found 77c0; \
+             the file is damaged, restore it or run `tensorshard verify`"
+        );
+        assert!(error.is_corrupt());
+        assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn error_is_one_pointer_wide() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,218 @@
+//! Quantizers: the elements of a field to stored elements, and back (format-spec 9).
+//!
+//! To add a quantizer: write `src/quant/foo.rs` with an `impl Quantizer`, add one variant to [`QuantParams`] and
+//! [`QuantSpec`], one line to [`QUANTIZERS`] and one row to the table of format-spec 9. Every test and bench over the
+//! table then covers it.
+
+mod affine;
+mod cast;
+mod identity;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+
+/// The id of a quantizer on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QuantId(pub(crate) u16);
+
+/// What the writer does with elements that a quantizer cannot represent (format-spec 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NonFinite {
+    /// Refuse them: the default.
+    #[default]
+    Error,
+    /// Store the nearest representable value; NaN is still an error for `affine`.
+    Saturate,
+    /// Store them losslessly beside the quantized data.
+    Patch,
+}
+
+/// How many elements share a scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// One scale for the whole field. Static: given, or calibrated on a first pass.
+    PerTensor,
+    /// One scale for each index along an axis of the sample. Static for fixed shapes.
+    PerChannel {
+        /// The axis of the sample, 0 = outermost.
+        axis: u8,
+    },
+    /// One scale for each sample.
+    PerSample,
+    /// One scale for each `size` elements along the last axis.
+    PerGroup {
+        /// Elements in a group, at least 1.
+        size: u32,
+    },
+}
+
+/// Parameters of the `affine` quantizer (format-spec 9.3): x = scale * (q - zero_point).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AffineParams {
+    /// Bits of a stored element: 4, 8 or 16.
+    pub bits: u8,
+    /// Stored elements are two's complement.
+    pub signed: bool,
+    /// zero_point is fixed: 0 if signed, 2^(bits-1) if not.
+    pub symmetric: bool,
+    /// How many elements share a scale.
+    pub granularity: Granularity,
+    /// What was done with elements that cannot be represented.
+    pub non_finite: NonFinite,
+    /// The dtype scales are stored in: f32, f16 or bf16.
+    pub scale_dtype: DType,
+}
+
+/// What a file says about a field's quantizer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QuantParams {
+    /// Stored elements are the source elements.
+    Identity,
+    /// Stored elements are floats of another dtype.
+    Cast {
+        /// The dtype of the stored elements.
+        dtype: DType,
+        /// What was done with elements that overflow.
+        non_finite: NonFinite,
+    },
+    /// Stored elements are integers with scales.
+    Affine(AffineParams),
+}
+
+/// Static scales and zero points, or those of a block of samples. `zero_points` is empty for symmetric quantizers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scales {
+    /// Positive, finite, normal.
+    pub scales: Vec<f32>,
+    /// One for each scale, or none at all if the quantizer is symmetric.
+    pub zero_points: Vec<i32>,
+}
+
+/// Borrowed [`Scales`], positioned so that index 0 belongs to the first sample of the block being decoded (static
+/// scales: the whole table).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ScalesView<'a> {
+    pub(crate) scales: &'a [f32],
+    pub(crate) zero_points: &'a [i32],
+}
+
+/// The measured error of a block (format-spec 10.4), as sums so that blocks can be added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct ErrorSums {
+    /// Elements with finite source.
+    pub(crate) count: u64,
+    /// Elements with NaN or infinite source.
+    pub(crate) non_finite: u64,
+    pub(crate) max_abs_error: f64,
+    pub(crate) sum_sq_error: f64,
+    pub(crate) sum_sq_source: f64,
+}
+
+/// What quantizing a block of samples appends to. One for each field and chunk.
+#[derive(Debug, Default)]
+pub(crate) struct Quantized {
+    /// The stored bytes, sample after sample.
+    pub(crate) codes: Vec<u8>,
+    /// The scales stream: dynamic scales as scale_dtype.
+    pub(crate) scales: Vec<u8>,
+    /// The zero_points stream: i32.
+    pub(crate) zero_points: Vec<u8>,
+    /// Element indices (within all elements quantized so far into this value) of patched elements, ascending.
+    pub(crate) patch_indices: Vec<u64>,
+    /// The source bytes of the patched elements, in the same order.
+    pub(crate) patch_values: Vec<u8>,
+    /// Elements quantized so far.
+    pub(crate) num_elements: u64,
+    /// Samples quantized so far.
+    pub(crate) num_samples: u64,
+    pub(crate) errors: ErrorSums,
+}
+
+/// One quantizer. Implementations are stateless values in [`QUANTIZERS`]; parameters come as [`QuantParams`] of the
+/// matching variant (other variants are a bug of the caller and answered with `InvalidArgument`).
+pub(crate) trait Quantizer: Sync {
+    /// The id on disk; never reused.
+    fn id(&self) -> QuantId;
+
+    /// The name in the CLI and the specification.
+    fn name(&self) -> &'static str;
+
+    /// Reads the stage parameters of format-spec 9 and checks them.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are out of range.
+    fn parse(&self, params: &[u8]) -> Result<QuantParams>;
+
+    /// Writes the stage parameters.
+    fn emit(&self, params: &QuantParams, out: &mut Vec<u8>);
+
+    /// Checks that the parameters fit a field of this dtype and rank (`None`: variable rank).
+    ///
+    /// # Errors
+    /// `InvalidArgument` that says what would fit.
+    fn check(&self, params: &QuantParams, dtype: DType, rank: Option<usize>) -> Result<()>;
+
+    /// Bits of a stored element.
+    fn stored_bits(&self, params: &QuantParams, dtype: DType) -> u32;
+
+    /// The scales that one sample of this shape has in its scales stream if they are dynamic; 0 without such a stream
+    /// at all. (Whether they are dynamic also depends on the field: see [`QuantParams::static_scales`].)
+    fn scales_per_sample(&self, params: &QuantParams, shape: &[usize]) -> usize;
+
+    /// Quantizes `num_samples` samples of `shape` and `dtype`, contiguous in `src`, appending to `out`. `statics` is
+    /// the static table if the field has one.
+    ///
+    /// # Errors
+    /// `Unrepresentable` under the policy `error`, with the sample's index counted by `out.num_samples`.
+    fn quantize(
+        &self,
+        params: &QuantParams,
+        dtype: DType,
+        shape: &[usize],
+        num_samples: usize,
+        src: &[u8],
+        statics: Option<&Scales>,
+        out: &mut Quantized,
+    ) -> Result<()>;
+
+    /// Dequantizes elements `first .. first + count` of a run of samples of `shape`, whose stored bytes `codes` begin
+    /// at element `first` (for 4-bit elements `first` is even within its sample), into `dst` as `dtype_out` (f32, f16,
+    /// bf16 or f64; for identity also the source dtype). If `count` reaches over several samples, `first` is the
+    /// start of a sample. `scales` starts at the run's first sample, or is the static table.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if lengths disagree or the conversion does not exist.
+    fn dequantize(&self, params: &QuantParams, block: &Block<'_>, dtype_out: DType, dst: &mut [u8]) -> Result<()>;
+}
+
+/// Stored elements to dequantize; see [`Quantizer::dequantize`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Block<'a> {
+    /// The dtype of the field.
+    pub(crate) dtype: DType,
+    /// The shape of a sample.
+    pub(crate) shape: &'a [usize],
+    /// Index of the first element, within the run of samples.
+    pub(crate) first: usize,
+    /// Number of elements.
+    pub(crate) count: usize,
+    /// Their stored bytes.
+    pub(crate) codes: &'a [u8],
+    /// Scales of the run.
+    pub(crate) scales: ScalesView<'a>,
+}
+
+/// Every quantizer of this build, by ascending id.
+pub(crate) static QUANTIZERS: &[&dyn Quantizer] = &[&identity::Identity, &cast::Cast, &affine::Affine];
+
+impl QuantParams {
+    /// True if scales are static: one table in the schema (format-spec 9.3).
+    pub(crate) fn static_scales(&self, ragged: bool) -> bool {
+        matches!(
+            self,
+            Self::Affine(AffineParams { granularity: Granularity::PerTensor, .. })
+        ) || (!ragged
+            && matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerChannel { .. }, .. })))
+    }
+}
