@@ -1,0 +1,255 @@
+//! What a writer is asked for: the fields of a sample and their encodings.
+
+use crate::codec::CodecSpec;
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::filter::{FilterId, FilterSpec};
+use crate::format::schema::{Field, Kind};
+use crate::quant::{NonFinite, QuantParams, QuantSpec, Scales};
+
+/// A field to write. Defaults: lossless (identity), byte shuffle where a stored element is wider than a byte, Snappy.
+#[derive(Clone, Debug)]
+pub struct FieldSpec {
+    name: String,
+    kind: Kind,
+    key: bool,
+    dtype: Option<DType>,
+    dims: Option<Vec<Option<usize>>>,
+    quant: QuantSpec,
+    filters: Option<Vec<FilterId>>,
+    codec: CodecSpec,
+}
+
+impl FieldSpec {
+    fn with(name: impl Into<String>, kind: Kind, dtype: Option<DType>, dims: Option<Vec<Option<usize>>>) -> Self {
+        let (quant, codec) = (QuantSpec::identity(), CodecSpec::default());
+        Self { name: name.into(), kind, key: false, dtype, dims, quant, filters: None, codec }
+    }
+
+    /// A field whose samples all have this dtype and shape (`[]` for a scalar).
+    pub fn new(name: impl Into<String>, dtype: DType, shape: impl AsRef<[usize]>) -> Self {
+        let dims = shape.as_ref().iter().copied().map(Some).collect();
+        Self::with(name, Kind::Tensor, Some(dtype), Some(dims))
+    }
+
+    /// A field whose dims vary from sample to sample where `dims` has `None`.
+    pub fn ragged(name: impl Into<String>, dtype: DType, dims: impl AsRef<[Option<usize>]>) -> Self {
+        Self::with(name, Kind::Tensor, Some(dtype), Some(dims.as_ref().to_vec()))
+    }
+
+    /// A field whose samples have any rank and shape.
+    pub fn any_shape(name: impl Into<String>, dtype: DType) -> Self {
+        Self::with(name, Kind::Tensor, Some(dtype), None)
+    }
+
+    /// A field whose samples have any dtype, rank and shape: the tensors of a model checkpoint.
+    pub fn any(name: impl Into<String>) -> Self {
+        Self::with(name, Kind::Tensor, None, None)
+    }
+
+    /// A field of UTF-8 text of any length.
+    pub fn string(name: impl Into<String>) -> Self {
+        Self::with(name, Kind::String, Some(DType::U8), Some(vec![None]))
+    }
+
+    /// A field of raw bytes of any length.
+    pub fn bytes(name: impl Into<String>) -> Self {
+        Self::with(name, Kind::Bytes, Some(DType::U8), Some(vec![None]))
+    }
+
+    /// The field that holds the samples' keys: text.
+    pub fn key(name: impl Into<String>) -> Self {
+        Self { key: true, ..Self::string(name) }
+    }
+
+    /// Sets the quantizer.
+    #[must_use]
+    pub fn quantize(mut self, quant: QuantSpec) -> Self {
+        self.quant = quant;
+        self
+    }
+
+    /// Sets the filters, in the order they are applied; none for an empty list.
+    #[must_use]
+    pub fn filters(mut self, filters: impl AsRef<[FilterId]>) -> Self {
+        self.filters = Some(filters.as_ref().to_vec());
+        self
+    }
+
+    /// Sets the codec.
+    #[must_use]
+    pub fn codec(mut self, codec: CodecSpec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Sets static scales: given ones, or those that a [`crate::Calibrator`] found on a first pass.
+    #[must_use]
+    pub fn scales(mut self, scales: Scales) -> Self {
+        self.quant = self.quant.scales(scales);
+        self
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The dtype; `None` if every sample has its own.
+    pub fn dtype(&self) -> Option<DType> {
+        self.dtype
+    }
+
+    /// The quantizer that was asked for.
+    pub fn quant(&self) -> &QuantSpec {
+        &self.quant
+    }
+
+    /// The quantizer's parameters for this field.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the quantizer does not fit dtype and shape.
+    pub fn quant_params(&self) -> Result<QuantParams> {
+        let Some(dtype) = self.dtype else {
+            let identity = self.quant.resolve(DType::U8, None)?;
+            return match identity {
+                QuantParams::Identity => Ok(identity),
+                _ => Err(Error::invalid(format!("field {:?}: a dtype per sample cannot be quantized", self.name))),
+            };
+        };
+        self.quant.resolve(dtype, self.dims.as_ref().map(Vec::len)).map_err(|e| e.in_field(&self.name))
+    }
+
+    /// True if static scales are needed and were not given: [`crate::Calibrator`] finds them on a first pass.
+    ///
+    /// # Errors
+    /// As [`FieldSpec::quant_params`].
+    pub fn needs_calibration(&self) -> Result<bool> {
+        let ragged = self.dims.as_ref().is_none_or(|dims| dims.contains(&None));
+        Ok(self.quant_params()?.static_scales(ragged) && self.quant.given_scales().is_none())
+    }
+
+    /// The fact that follows from this request.
+    pub(crate) fn resolve(&self) -> Result<Field> {
+        let quant = self.quant_params()?;
+        let bits = self.dtype.map_or(8, |dtype| quant.stored_bits(dtype));
+        let elem_size = usize::try_from(bits / 8).unwrap_or(1).max(1);
+        let filters = match (&self.filters, self.dtype) {
+            (Some(filters), _) => filters.clone(),
+            (None, Some(_)) if bits > 8 => vec![FilterId::BYTE_SHUFFLE],
+            (None, _) => Vec::new(),
+        };
+        let filters: Result<Vec<FilterSpec>> = filters.into_iter().map(|id| FilterSpec::new(id, elem_size)).collect();
+        let needs = self.needs_calibration()?;
+        if needs {
+            return Err(Error::invalid(format!(
+                "field {:?} needs static scales: calibrate on a first pass (`Calibrator`), give them with \
+                 `QuantSpec::scales`, or use scales per sample",
+                self.name
+            )));
+        }
+        let field = Field {
+            name: self.name.clone(),
+            kind: self.kind,
+            key: self.key,
+            dtype: self.dtype,
+            dims: self.dims.clone(),
+            quant,
+            filters: filters?,
+            codec: self.codec,
+            scales: self.quant.given_scales().cloned().unwrap_or_default(),
+        };
+        field.check().map_err(Error::invalid)?;
+        Ok(field)
+    }
+}
+
+/// A named choice of encodings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Preset {
+    /// Identity, byte shuffle where an element is wider than a byte, Snappy. The default.
+    Lossless,
+    /// Floats as f16.
+    F16,
+    /// Floats as bf16.
+    BF16,
+    /// Floats as symmetric int8 with one scale for each sample.
+    Int8,
+    /// Floats as symmetric int8 with one scale for each index of the first axis.
+    Int8PerChannel,
+    /// Floats as symmetric int4 with an f16 scale for every 32 elements of the last axis.
+    Int4Group32,
+    /// Floats as f8e4m3fn.
+    Fp8,
+    /// Symmetric int8 with one scale for each sample, then Snappy: the recipe of the articles.
+    Article,
+}
+
+/// Name and one-line description of every preset.
+const PRESETS: [(Preset, &str, &str); 8] = [
+    (Preset::Lossless, "lossless", "bit-exact: byte shuffle + snappy"),
+    (Preset::F16, "f16", "floats as f16"),
+    (Preset::BF16, "bf16", "floats as bf16"),
+    (Preset::Int8, "int8", "floats as int8, a scale per sample"),
+    (Preset::Int8PerChannel, "int8-per-channel", "floats as int8, a scale per index of the first axis"),
+    (Preset::Int4Group32, "int4-group32", "floats as int4, an f16 scale per 32 elements"),
+    (Preset::Fp8, "fp8", "floats as f8e4m3fn"),
+    (Preset::Article, "article", "int8 per sample + snappy"),
+];
+
+impl Preset {
+    /// Every preset.
+    pub fn all() -> impl Iterator<Item = Self> {
+        PRESETS.iter().map(|row| row.0)
+    }
+
+    fn row(self) -> (Self, &'static str, &'static str) {
+        PRESETS.iter().find(|row| row.0 == self).copied().unwrap_or(PRESETS[0])
+    }
+
+    /// The name in the CLI.
+    pub fn name(self) -> &'static str {
+        self.row().1
+    }
+
+    /// What it does, in a few words.
+    pub fn description(self) -> &'static str {
+        self.row().2
+    }
+
+    /// The preset with this name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that lists the names there are.
+    pub fn parse(name: &str) -> Result<Self> {
+        PRESETS.iter().find(|row| row.1 == name).map(|row| row.0).ok_or_else(|| {
+            let names: Vec<&str> = PRESETS.iter().map(|row| row.1).collect();
+            Error::invalid(format!("there is no preset {name:?}; the presets are {}", names.join(", ")))
+        })
+    }
+
+    /// Applies the preset to a field. Quantizers touch float tensors with at least one dim; everything else stays
+    /// lossless.
+    #[must_use]
+    pub fn apply(self, field: FieldSpec, non_finite: NonFinite) -> FieldSpec {
+        let lossy = field.kind == Kind::Tensor
+            && matches!(field.dtype, Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64))
+            && field.dims.as_ref().is_some_and(|dims| !dims.is_empty());
+        if !lossy {
+            return field;
+        }
+        let quant = match self {
+            Self::Lossless => QuantSpec::identity(),
+            Self::F16 => QuantSpec::cast(DType::F16),
+            Self::BF16 => QuantSpec::cast(DType::BF16),
+            Self::Int8 | Self::Article => QuantSpec::int8().per_sample(),
+            Self::Int8PerChannel => QuantSpec::int8().per_channel(0),
+            Self::Int4Group32 => QuantSpec::int4().per_group(32).scale_dtype(DType::F16),
+            Self::Fp8 => QuantSpec::cast(DType::F8E4M3FN),
+        };
+        // f16 to f16 is no quantization at all.
+        let same = matches!((self, field.dtype), (Self::F16, Some(DType::F16)) | (Self::BF16, Some(DType::BF16)));
+        field.quantize(if same { QuantSpec::identity() } else { quant.non_finite(non_finite) })
+    }
+}

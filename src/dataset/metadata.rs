@@ -1,0 +1,141 @@
+//! The JSON block of a manifest (format-spec 3): free for users and tools, never steering how samples are read.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::format::limits;
+
+/// The key of the user's own entries.
+const USER: &str = "user";
+
+/// The block that holds `user` entries; empty if there are none.
+pub(crate) fn encode(user: &Map<String, Value>) -> Result<Vec<u8>> {
+    if user.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut block = Map::new();
+    block.insert(USER.to_owned(), Value::Object(user.clone()));
+    let bytes = serde_json::to_vec(&Value::Object(block)).map_err(|e| Error::invalid(format!("metadata: {e}")))?;
+    // What a reader would refuse is refused here.
+    parse(&bytes).map_err(|e| Error::invalid(format!("metadata: {e}")))?;
+    Ok(bytes)
+}
+
+/// The `user` entries of a block.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
+    if bytes.is_empty() {
+        return Ok(Map::new());
+    }
+    if bytes.len() as u64 > limits::METADATA {
+        return Err(Error::limit("metadata", limits::METADATA, bytes.len() as u64));
+    }
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde::de::DeserializeSeed::deserialize(Strict { depth: limits::METADATA_DEPTH }, &mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|e| Error::corrupt("metadata", "one JSON object without duplicate keys", e))?;
+    match value {
+        Value::Object(mut block) => match block.remove(USER) {
+            None => Ok(Map::new()),
+            Some(Value::Object(user)) => Ok(user),
+            Some(_) => Err(Error::corrupt("metadata", "an object under \"user\"", "something else")),
+        },
+        _ => Err(Error::corrupt("metadata", "a JSON object", "something else")),
+    }
+}
+
+/// A JSON value of bounded depth, without duplicate keys.
+struct Strict {
+    depth: usize,
+}
+
+impl Strict {
+    fn inner<E: serde::de::Error>(&self) -> std::result::Result<Self, E> {
+        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("nested too deeply"))?;
+        Ok(Self { depth })
+    }
+}
+
+impl<'de> serde::de::DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> serde::de::Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, x: bool) -> std::result::Result<Value, E> {
+        Ok(Value::Bool(x))
+    }
+
+    fn visit_i64<E>(self, x: i64) -> std::result::Result<Value, E> {
+        Ok(x.into())
+    }
+
+    fn visit_u64<E>(self, x: u64) -> std::result::Result<Value, E> {
+        Ok(x.into())
+    }
+
+    fn visit_f64<E>(self, x: f64) -> std::result::Result<Value, E> {
+        Ok(x.into())
+    }
+
+    fn visit_str<E>(self, x: &str) -> std::result::Result<Value, E> {
+        Ok(x.into())
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Value, A::Error> {
+        let mut out = Vec::new();
+        while let Some(item) = items.next_element_seed(self.inner()?)? {
+            out.push(item);
+        }
+        Ok(Value::Array(out))
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Value, A::Error> {
+        let mut out = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            let value = entries.next_value_seed(self.inner()?)?;
+            if out.insert(key, value).is_some() {
+                return Err(serde::de::Error::custom("duplicate key"));
+            }
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_entries_round_trip() -> Result<()> {
+        let mut user = Map::new();
+        user.insert("model".to_owned(), "vae".into());
+        user.insert("steps".to_owned(), Value::Array(vec![1.into(), 2.5.into(), Value::Null]));
+        assert_eq!(parse(&encode(&user)?)?, user);
+        assert!(encode(&Map::new())?.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn hostile_blocks_are_refused() {
+        let deep = format!("{{\"user\":{}1{}}}", "[".repeat(100), "]".repeat(100));
+        for bad in ["[]", "1", "{", "{} {}", "{\"a\":1,\"a\":2}", "{\"user\":3}", "{\"x\":{\"a\":1,\"a\":2}}", &deep] {
+            assert!(parse(bad.as_bytes()).unwrap_err().is_corrupt(), "{bad}");
+        }
+        assert!(parse(b"{\"planner\":{\"a\":1}}").unwrap().is_empty());
+    }
+}

@@ -1,0 +1,46 @@
+//! Version and feature bits (format-spec 11).
+
+use crate::error::{Error, Result};
+
+use super::wire::{Cursor, Put};
+
+/// The version that this crate writes.
+pub(crate) const MAJOR: u16 = 1;
+/// The minor version that this crate writes.
+pub(crate) const MINOR: u16 = 0;
+/// Feature bits that a reader must know; none exist yet.
+const KNOWN_INCOMPAT: u32 = 0;
+
+/// Reads `version_major` and `version_minor`, refusing an unknown major version.
+pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<()> {
+    let (major, minor) = (cursor.u16()?, cursor.u16()?);
+    if major != MAJOR {
+        return Err(Error::unsupported(
+            format!("format version {major}.{minor}"),
+            format!("this build reads version {MAJOR}; use a tensorshard release that reads version {major}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Reads the `incompat` and `compat` bits, refusing unknown `incompat` bits.
+pub(crate) fn read_features(cursor: &mut Cursor<'_>) -> Result<()> {
+    let (incompat, _compat) = (cursor.u32()?, cursor.u32()?);
+    if incompat & !KNOWN_INCOMPAT != 0 {
+        return Err(Error::unsupported(
+            format!("format feature bits {incompat:#x}"),
+            "the file needs features that this build does not know; use a newer tensorshard release",
+        ));
+    }
+    Ok(())
+}
+
+pub(crate) fn put_version(out: &mut Vec<u8>) {
+    out.put_u16(MAJOR);
+    out.put_u16(MINOR);
+}
+
+pub(crate) fn put_features(out: &mut Vec<u8>) {
+    out.put_u32(0);
+    out.put_u32(0);
+}

@@ -1,0 +1,495 @@
+//! [`Batches`]: plans ahead, waits for workers, delivers in order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
+use crate::error::{Error, Result};
+use crate::kernel::slots::SlotOwner;
+use crate::pool::{BufferPool, PooledBuffer};
+use crate::shard::RowRun;
+
+use super::Loader;
+use super::plan::{Entry, Planner};
+use super::prefetch::{ChunkShapes, DecodeTask, Padded, Report, ShapesTask, Workers};
+use super::sampler::ChunkPlace;
+
+/// One epoch, batch by batch. See [`Loader::batches`].
+#[derive(Debug)]
+pub struct Batches {
+    dataset: Dataset,
+    layouts: Arc<[FieldLayout]>,
+    options: Options,
+    /// `None` once the epoch has ended or failed.
+    state: Option<State>,
+    /// An error of the options, delivered first.
+    failed: Option<Error>,
+    num_batches: u64,
+    delivered: u64,
+    pool: BufferPool,
+    stats: LoaderStats,
+}
+
+#[derive(Debug)]
+struct Options {
+    num_workers: usize,
+    prefetch: u64,
+    memory_budget: u64,
+    ragged: bool,
+}
+
+/// What happened so far in an iteration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoaderStats {
+    /// Batches delivered.
+    pub batches: u64,
+    /// Samples delivered.
+    pub samples: u64,
+    /// Bytes of values delivered.
+    pub bytes: u64,
+    /// Chunks decoded (or partly decoded).
+    pub chunks: u64,
+    /// Time that the consumer waited for a batch.
+    pub consumer_wait: Duration,
+    /// Time that workers spent decoding, over all workers.
+    pub worker_busy: Duration,
+    /// Time that workers had nothing to do, over all workers.
+    pub worker_idle: Duration,
+    /// Buffers that were recycled.
+    pub pool_hits: u64,
+    /// Buffers that were allocated.
+    pub pool_misses: u64,
+    /// The most bytes that batches took at any time, those held by the consumer included.
+    pub peak_batch_bytes: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    planner: Planner,
+    workers: Workers,
+    /// Batches that are planned or being filled; the first is the next to deliver.
+    open: VecDeque<OpenBatch>,
+    first_open: u64,
+    /// Visits that wait for shapes, or for batches to be laid out.
+    waiting: VecDeque<WaitingVisit>,
+    next_visit: u64,
+    /// Batches before this one are laid out.
+    laid_out: u64,
+}
+
+#[derive(Debug)]
+struct OpenBatch {
+    sample_ids: Vec<u64>,
+    /// For ragged fields: where each slot's shape is found.
+    sources: Vec<(Arc<VisitShapes>, u32)>,
+    /// Visits that are planned but not decoded.
+    pending: u32,
+    error: Option<Error>,
+    owner: Option<SlotOwner<PooledBuffer>>,
+    ragged: Vec<Option<Arc<RaggedParts>>>,
+    padded: Padded,
+}
+
+/// Shapes that come when a worker has read them.
+type VisitShapes = std::sync::OnceLock<Arc<ChunkShapes>>;
+
+#[derive(Debug)]
+struct WaitingVisit {
+    id: u64,
+    place: ChunkPlace,
+    entries: Vec<Entry>,
+    shapes: Arc<VisitShapes>,
+}
+
+impl Batches {
+    pub(super) fn new(loader: &Loader, batch_size: usize) -> Self {
+        let mut out = Self {
+            dataset: loader.dataset.clone(),
+            layouts: Arc::clone(&loader.layouts),
+            options: Options {
+                num_workers: loader.options.num_workers,
+                prefetch: loader.options.prefetch as u64,
+                memory_budget: loader.options.memory_budget,
+                ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
+            },
+            state: None,
+            failed: None,
+            num_batches: 0,
+            delivered: 0,
+            pool: BufferPool::new(loader.options.memory_budget),
+            stats: LoaderStats::default(),
+        };
+        match out.plan(loader, batch_size) {
+            Ok(num_batches) => out.num_batches = num_batches,
+            Err(error) => out.failed = Some(error),
+        }
+        out
+    }
+
+    fn plan(&mut self, loader: &Loader, batch_size: usize) -> Result<u64> {
+        if batch_size == 0 || u32::try_from(batch_size).is_err() {
+            return Err(Error::invalid("batch_size is 1 to 4294967295"));
+        }
+        loader.check_budget(batch_size)?;
+        let span = (batch_size as u64).saturating_mul(self.options.prefetch);
+        let planner =
+            Planner::new(Arc::clone(&loader.geometry), loader.rounds(span)?, batch_size, loader.options.drop_last);
+        let num_batches = planner.num_batches();
+        self.state = Some(State {
+            planner,
+            workers: Workers::start(&self.dataset, &self.layouts, self.options.num_workers)?,
+            open: VecDeque::new(),
+            first_open: 0,
+            waiting: VecDeque::new(),
+            next_visit: 0,
+            laid_out: 0,
+        });
+        Ok(num_batches)
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> LoaderStats {
+        let pool = self.pool.stats();
+        let mut stats = self.stats;
+        stats.pool_hits = pool.hits;
+        stats.pool_misses = pool.misses;
+        stats.peak_batch_bytes = pool.peak;
+        if let Some(state) = &self.state {
+            state.add_counters(&mut stats);
+        }
+        stats
+    }
+
+    fn advance(&mut self) -> Option<Result<Batch>> {
+        if let Some(error) = self.failed.take() {
+            return Some(Err(error));
+        }
+        let state = self.state.as_mut()?;
+        let context = Context { dataset: &self.dataset, layouts: &self.layouts, options: &self.options, pool: &self.pool };
+        let mut waited = Duration::ZERO;
+        let result = loop {
+            while let Some(report) = state.workers.poll() {
+                state.take_report(report);
+            }
+            if let Err(error) = state.plan_ahead(&context) {
+                break Some(Err(error));
+            }
+            match state.deliver(&context, self.delivered) {
+                Delivery::Batch(batch) => break Some(Ok(*batch)),
+                Delivery::Failed(error) => break Some(Err(error)),
+                Delivery::End => break None,
+                Delivery::NotYet => {}
+            }
+            let start = Instant::now();
+            let Some(report) = state.workers.wait() else {
+                break Some(Err(Error::panicked("decode", &"every worker is gone")));
+            };
+            waited += start.elapsed();
+            state.take_report(report);
+        };
+        self.stats.consumer_wait += waited;
+        match &result {
+            Some(Ok(batch)) => {
+                self.delivered += 1;
+                self.stats.batches += 1;
+                self.stats.samples += batch.len() as u64;
+                self.stats.bytes += batch.num_bytes() as u64;
+            }
+            Some(Err(_)) | None => {
+                state.add_counters(&mut self.stats);
+                self.state = None;
+            }
+        }
+        result
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        if self.failed.is_some() {
+            return (1, Some(1));
+        }
+        if self.state.is_none() {
+            return (0, Some(0));
+        }
+        let left = usize::try_from(self.num_batches - self.delivered).ok();
+        // An error can end the iteration early, but not before it is delivered.
+        (left.unwrap_or(usize::MAX).min(1), left)
+    }
+}
+
+impl std::iter::FusedIterator for Batches {}
+
+struct Context<'a> {
+    dataset: &'a Dataset,
+    layouts: &'a Arc<[FieldLayout]>,
+    options: &'a Options,
+    pool: &'a BufferPool,
+}
+
+enum Delivery {
+    Batch(Box<Batch>),
+    Failed(Error),
+    NotYet,
+    End,
+}
+
+impl State {
+    fn add_counters(&self, stats: &mut LoaderStats) {
+        let counters = &self.workers.counters;
+        stats.chunks += counters.chunks.load(Ordering::Relaxed);
+        stats.worker_busy += Duration::from_nanos(counters.busy_ns.load(Ordering::Relaxed));
+        stats.worker_idle += Duration::from_nanos(counters.idle_ns.load(Ordering::Relaxed));
+    }
+
+    fn batch_mut(&mut self, batch: u64) -> Option<&mut OpenBatch> {
+        let at = usize::try_from(batch.checked_sub(self.first_open)?).ok()?;
+        self.open.get_mut(at)
+    }
+
+    /// Plans rounds until enough batches are on their way, and sends out what can be decoded.
+    fn plan_ahead(&mut self, context: &Context<'_>) -> Result<()> {
+        loop {
+            self.send_ready(context)?;
+            if !self.wants_round(context) {
+                return Ok(());
+            }
+            let Some(visits) = self.planner.next_round() else { return Ok(()) };
+            for visit in visits {
+                self.admit(context, visit.place, visit.entries);
+            }
+        }
+    }
+
+    fn wants_round(&self, context: &Context<'_>) -> bool {
+        let planned = self.planner.planned_batches();
+        if planned >= self.planner.num_batches() {
+            return false;
+        }
+        // Nothing can be delivered without it.
+        if planned <= self.first_open {
+            return true;
+        }
+        // A visit waits for a batch that only the next round completes.
+        if context.options.ragged
+            && self.waiting.iter().any(|visit| visit.shapes.get().is_some() && visit.entries.iter().any(|e| e.batch >= planned))
+        {
+            return true;
+        }
+        let ahead = planned - self.first_open;
+        let open_bytes = context.pool.stats().in_use;
+        let next_bytes = if self.open.is_empty() { 0 } else { open_bytes / self.open.len() as u64 };
+        ahead <= context.options.prefetch && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
+    }
+
+    fn admit(&mut self, context: &Context<'_>, place: ChunkPlace, entries: Vec<Entry>) {
+        let shapes = Arc::new(VisitShapes::new());
+        for entry in &entries {
+            while self.batch_mut(entry.batch).is_none() {
+                let len = self.planner.batch_len(self.first_open + self.open.len() as u64);
+                self.open.push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
+            }
+            if let Some(batch) = self.batch_mut(entry.batch) {
+                batch.plan(place, entry, context.options.ragged.then_some(&shapes));
+            }
+        }
+        for batch in distinct_batches(&entries) {
+            if let Some(batch) = self.batch_mut(batch) {
+                batch.pending += 1;
+            }
+        }
+        let id = self.next_visit;
+        self.next_visit += 1;
+        if context.options.ragged {
+            self.workers.send_shapes(ShapesTask { visit: id, place });
+        }
+        self.waiting.push_back(WaitingVisit { id, place, entries, shapes });
+    }
+
+    /// Lays out batches and sends visits, in order, as far as what they need is known.
+    fn send_ready(&mut self, context: &Context<'_>) -> Result<()> {
+        if !context.options.ragged {
+            // Fixed slots need no shapes: every open batch can be laid out at once.
+            let end = self.first_open + self.open.len() as u64;
+            self.lay_out(context, end)?;
+        } else {
+            let complete = self.planner.planned_batches();
+            self.lay_out(context, complete)?;
+        }
+        while let Some(front) = self.waiting.front() {
+            let laid_out = self.laid_out;
+            let ready = !context.options.ragged
+                || front.shapes.get().is_some() && front.entries.iter().all(|entry| entry.batch < laid_out);
+            if !ready {
+                break;
+            }
+            if let Some(visit) = self.waiting.pop_front() {
+                self.send(context, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lay_out(&mut self, context: &Context<'_>, end: u64) -> Result<()> {
+        while self.laid_out < end {
+            let number = self.laid_out;
+            let Some(batch) = self.batch_mut(number) else { return Ok(()) };
+            if !batch.lay_out(context)? {
+                return Ok(());
+            }
+            self.laid_out += 1;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, context: &Context<'_>, visit: WaitingVisit) -> Result<()> {
+        let batches = distinct_batches(&visit.entries);
+        let mut claim_runs: Vec<Vec<(u32, u32)>> = vec![Vec::new(); batches.len()];
+        let mut runs = Vec::with_capacity(visit.entries.len());
+        let mut targets = Vec::with_capacity(visit.entries.len());
+        for entry in &visit.entries {
+            let at = batches.binary_search(&entry.batch).unwrap_or(0);
+            let claim = u32::try_from(at).unwrap_or(u32::MAX);
+            targets.push((claim, u32::try_from(claim_runs[at].len()).unwrap_or(u32::MAX)));
+            claim_runs[at].push((entry.slot, entry.count));
+            runs.push(RowRun { row: entry.row, count: entry.count });
+        }
+        let mut claims = Vec::with_capacity(batches.len());
+        let mut padded = Vec::with_capacity(batches.len());
+        for (&number, runs) in batches.iter().zip(claim_runs) {
+            let batch = self.batch_mut(number).ok_or_else(plan_bug)?;
+            let owner = batch.owner.as_mut().ok_or_else(plan_bug)?;
+            claims.push(owner.claim(runs).ok_or_else(plan_bug)?);
+            padded.push(Arc::clone(&batch.padded));
+        }
+        let shapes = if context.options.ragged { visit.shapes.get().cloned() } else { None };
+        self.workers.send_decode(DecodeTask { place: visit.place, shapes, runs, targets, claims, padded, batches });
+        Ok(())
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Shapes { visit, shapes: Ok(shapes) } => {
+                if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.id == visit) {
+                    waiting.shapes.set(shapes).ok();
+                }
+            }
+            Report::Shapes { visit, shapes: Err(error) } => {
+                // The first batch that needs the chunk carries the error; nothing after it is delivered.
+                let first = self.waiting.iter().find(|w| w.id == visit).and_then(|w| w.entries.iter().map(|e| e.batch).min());
+                if let Some(batch) = first.and_then(|number| self.batch_mut(number)) {
+                    batch.error.get_or_insert(error);
+                }
+            }
+            Report::Decoded { batches, result } => {
+                let mut error = result.err();
+                for number in batches {
+                    if let Some(batch) = self.batch_mut(number) {
+                        batch.pending = batch.pending.saturating_sub(1);
+                        if let Some(error) = error.take() {
+                            batch.error.get_or_insert(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, context: &Context<'_>, index: u64) -> Delivery {
+        if self.first_open >= self.planner.num_batches() {
+            return Delivery::End;
+        }
+        let complete = self.planner.planned_batches() > self.first_open;
+        let Some(batch) = self.open.front_mut() else { return Delivery::NotYet };
+        if let Some(error) = batch.error.take() {
+            return Delivery::Failed(error);
+        }
+        if !complete || batch.pending > 0 || batch.owner.is_none() {
+            return Delivery::NotYet;
+        }
+        self.first_open += 1;
+        match self.open.pop_front().and_then(|batch| batch.finish(context, index)) {
+            Some(batch) => Delivery::Batch(Box::new(batch)),
+            None => Delivery::Failed(plan_bug()),
+        }
+    }
+}
+
+impl OpenBatch {
+    fn new(len: usize) -> Self {
+        Self {
+            sample_ids: vec![0; len],
+            sources: Vec::new(),
+            pending: 0,
+            error: None,
+            owner: None,
+            ragged: Vec::new(),
+            padded: Padded::default(),
+        }
+    }
+
+    fn plan(&mut self, place: ChunkPlace, entry: &Entry, shapes: Option<&Arc<VisitShapes>>) {
+        if let Some(shapes) = shapes
+            && self.sources.is_empty()
+        {
+            self.sources = vec![(Arc::clone(shapes), 0); self.sample_ids.len()];
+        }
+        for (slot, row) in (entry.slot..).zip(entry.row..entry.row + entry.count) {
+            self.sample_ids[slot as usize] = place.first_sample + u64::from(row);
+            if let Some(shapes) = shapes {
+                self.sources[slot as usize] = (Arc::clone(shapes), row);
+            }
+        }
+    }
+
+    /// Allocates the buffers. False if shapes are still missing.
+    fn lay_out(&mut self, context: &Context<'_>) -> Result<bool> {
+        if self.sources.iter().any(|(shapes, _)| shapes.get().is_none()) {
+            return Ok(false);
+        }
+        let mut arrays = Vec::new();
+        let mut padded = Vec::with_capacity(context.layouts.len());
+        for (field, layout) in context.layouts.iter().enumerate() {
+            let extents = self.sources.iter().filter_map(|(shapes, row)| {
+                let shapes = shapes.get()?.get(field)?.as_ref()?;
+                Some(Extent { shape: shapes.shape(*row as usize), own: shapes.dtype(*row as usize) })
+            });
+            let parts = layout.allocate(context.dataset, context.pool, self.sample_ids.len(), extents, &mut arrays)?;
+            padded.push(parts.as_ref().and_then(|parts| parts.padded().map(<[usize]>::to_vec)));
+            self.ragged.push(parts);
+        }
+        self.sources = Vec::new();
+        self.padded = Arc::new(padded);
+        self.owner = Some(SlotOwner::new(self.sample_ids.len(), arrays).ok_or_else(plan_bug)?);
+        Ok(true)
+    }
+
+    fn finish(self, context: &Context<'_>, index: u64) -> Option<Batch> {
+        let mut buffers = self.owner?.into_buffers()?.into_iter();
+        let mut fields = Vec::with_capacity(context.layouts.len());
+        for (layout, ragged) in context.layouts.iter().zip(self.ragged) {
+            fields.push(layout.finish(self.sample_ids.len(), ragged, &mut buffers)?);
+        }
+        Some(Batch { index, sample_ids: self.sample_ids, fields })
+    }
+}
+
+fn distinct_batches(entries: &[Entry]) -> Vec<u64> {
+    let mut batches: Vec<u64> = entries.iter().map(|entry| entry.batch).collect();
+    batches.sort_unstable();
+    batches.dedup();
+    batches
+}
+
+fn plan_bug() -> Error {
+    Error::invalid("the plan contradicts itself: this is a bug, please report it")
+}

@@ -1,0 +1,107 @@
+//! The plan: rounds of the order become visits of chunks, and each sample gets a batch and a slot. Pure.
+
+use std::sync::Arc;
+
+use super::sampler::{ChunkPlace, Geometry, RoundOrder, Rounds};
+
+/// Samples of one chunk that go to consecutive slots of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) row: u32,
+    pub(crate) count: u32,
+    pub(crate) batch: u64,
+    pub(crate) slot: u32,
+}
+
+/// One visit of a chunk, with entries ascending by row.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) place: ChunkPlace,
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Hands out visits, round by round.
+#[derive(Debug)]
+pub(crate) struct Planner {
+    geometry: Arc<Geometry>,
+    rounds: Rounds,
+    batch_size: u64,
+    /// Samples that are delivered: all, or as many as fill whole batches.
+    num_samples: u64,
+    /// The position that comes next.
+    next: u64,
+}
+
+impl Planner {
+    pub(crate) fn new(geometry: Arc<Geometry>, rounds: Rounds, batch_size: usize, drop_last: bool) -> Self {
+        let batch_size = batch_size as u64;
+        let all = geometry.num_samples();
+        let num_samples = if drop_last { all - all % batch_size } else { all };
+        Self { geometry, rounds, batch_size, num_samples, next: 0 }
+    }
+
+    /// Samples of batch `batch`.
+    pub(crate) fn batch_len(&self, batch: u64) -> u64 {
+        self.num_samples.saturating_sub(batch * self.batch_size).min(self.batch_size)
+    }
+
+    pub(crate) fn num_batches(&self) -> u64 {
+        self.num_samples.div_ceil(self.batch_size)
+    }
+
+    /// Batches whose every sample has been planned.
+    pub(crate) fn planned_batches(&self) -> u64 {
+        if self.next >= self.num_samples { self.num_batches() } else { self.next / self.batch_size }
+    }
+
+    /// The visits of the next round, in the order of the epoch; `None` at its end.
+    pub(crate) fn next_round(&mut self) -> Option<Vec<Visit>> {
+        if self.next >= self.num_samples {
+            return None;
+        }
+        let round = self.rounds.next_round(&self.geometry)?;
+        let mut visits: Vec<Visit> =
+            round.places.iter().map(|&place| Visit { place, entries: Vec::new() }).collect();
+        match round.order {
+            RoundOrder::Sequential => {
+                for visit in &mut visits {
+                    self.sequential(visit);
+                }
+            }
+            RoundOrder::Listed(order) => {
+                for (place, row) in order {
+                    if self.next >= self.num_samples {
+                        break;
+                    }
+                    let (batch, slot) = (self.next / self.batch_size, slot(self.next % self.batch_size));
+                    visits[place as usize].entries.push(Entry { row, count: 1, batch, slot });
+                    self.next += 1;
+                }
+                for visit in &mut visits {
+                    visit.entries.sort_unstable_by_key(|entry| entry.row);
+                }
+            }
+        }
+        visits.retain(|visit| !visit.entries.is_empty());
+        Some(visits)
+    }
+
+    /// All rows of a chunk, one after the other, cut where batches end.
+    fn sequential(&mut self, visit: &mut Visit) {
+        let mut row = 0u32;
+        while row < visit.place.num_samples && self.next < self.num_samples {
+            let within = self.next % self.batch_size;
+            let left = u64::from(visit.place.num_samples - row);
+            let count = left.min(self.batch_size - within).min(self.num_samples - self.next);
+            let entry = Entry { row, count: slot(count), batch: self.next / self.batch_size, slot: slot(within) };
+            visit.entries.push(entry);
+            row += entry.count;
+            self.next += count;
+        }
+    }
+}
+
+/// Slots and counts are below batch_size, which is checked to fit.
+fn slot(x: u64) -> u32 {
+    u32::try_from(x).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,255 @@
+//! Worker threads that execute the plan: one task is one visit of a chunk.
+
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+
+use crate::dataset::{Dataset, FieldLayout};
+use crate::error::{Error, Result};
+use crate::format::shapes::Shapes;
+use crate::kernel::slots::SlotClaims;
+use crate::pool::PooledBuffer;
+use crate::shard::{RowRun, Scratch, Slots};
+
+use super::sampler::ChunkPlace;
+
+/// The shapes of a chunk's samples, for each ragged field that is delivered.
+pub(crate) type ChunkShapes = Vec<Option<Shapes>>;
+
+/// The padded shapes of the fields of a batch.
+pub(crate) type Padded = Arc<Vec<Option<Vec<usize>>>>;
+
+/// Learn the shapes of a chunk.
+pub(crate) struct ShapesTask {
+    pub(crate) visit: u64,
+    pub(crate) place: ChunkPlace,
+}
+
+/// Decode a chunk into batches.
+pub(crate) struct DecodeTask {
+    pub(crate) place: ChunkPlace,
+    pub(crate) shapes: Option<Arc<ChunkShapes>>,
+    pub(crate) runs: Vec<RowRun>,
+    /// For each run: which of `claims`, and which run of it.
+    pub(crate) targets: Vec<(u32, u32)>,
+    pub(crate) claims: Vec<SlotClaims<PooledBuffer>>,
+    pub(crate) padded: Vec<Padded>,
+    /// The batches of `claims`.
+    pub(crate) batches: Vec<u64>,
+}
+
+/// What workers report.
+pub(crate) enum Report {
+    Shapes { visit: u64, shapes: Result<Arc<ChunkShapes>> },
+    Decoded { batches: Vec<u64>, result: Result<()> },
+}
+
+/// Counters of the workers.
+#[derive(Debug, Default)]
+pub(crate) struct WorkerCounters {
+    pub(crate) busy_ns: AtomicU64,
+    pub(crate) idle_ns: AtomicU64,
+    pub(crate) chunks: AtomicU64,
+}
+
+/// The threads of one iterator. Dropping it cancels what is queued and joins them.
+pub(crate) struct Workers {
+    shapes: Option<Sender<ShapesTask>>,
+    decodes: Option<Sender<DecodeTask>>,
+    reports: Receiver<Report>,
+    cancelled: Arc<AtomicBool>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    pub(crate) fn start(dataset: &Dataset, layouts: &Arc<[FieldLayout]>, num_workers: usize) -> Result<Self> {
+        let num_workers = match num_workers {
+            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            n => n,
+        };
+        let (shapes, shapes_queue) = unbounded();
+        let (decodes, decode_queue) = unbounded();
+        let (report_sender, reports) = unbounded();
+        let mut workers = Self {
+            shapes: Some(shapes),
+            decodes: Some(decodes),
+            reports,
+            cancelled: Arc::default(),
+            counters: Arc::default(),
+            threads: Vec::new(),
+        };
+        for i in 0..num_workers {
+            let worker = Worker {
+                dataset: dataset.clone(),
+                layouts: Arc::clone(layouts),
+                shapes: shapes_queue.clone(),
+                decodes: decode_queue.clone(),
+                reports: report_sender.clone(),
+                cancelled: Arc::clone(&workers.cancelled),
+                counters: Arc::clone(&workers.counters),
+                scratch: Scratch::default(),
+            };
+            let thread = std::thread::Builder::new().name(format!("tensorshard-load-{i}"));
+            let thread = thread.spawn(move || worker.run()).map_err(|e| Error::io("start a thread", "", e))?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    pub(crate) fn send_shapes(&self, task: ShapesTask) {
+        if let Some(shapes) = &self.shapes {
+            // Fails only when every worker is gone, which `wait` reports.
+            shapes.send(task).ok();
+        }
+    }
+
+    pub(crate) fn send_decode(&self, task: DecodeTask) {
+        if let Some(decodes) = &self.decodes {
+            decodes.send(task).ok();
+        }
+    }
+
+    /// The next report; `None` if every worker is gone.
+    pub(crate) fn wait(&self) -> Option<Report> {
+        self.reports.recv().ok()
+    }
+
+    /// A report that is there already.
+    pub(crate) fn poll(&self) -> Option<Report> {
+        self.reports.try_recv().ok()
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.shapes = None;
+        self.decodes = None;
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workers").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+struct Worker {
+    dataset: Dataset,
+    layouts: Arc<[FieldLayout]>,
+    shapes: Receiver<ShapesTask>,
+    decodes: Receiver<DecodeTask>,
+    reports: Sender<Report>,
+    cancelled: Arc<AtomicBool>,
+    counters: Arc<WorkerCounters>,
+    scratch: Scratch,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let waiting = Instant::now();
+            // Shapes first: whole batches wait for them.
+            let report = select_biased! {
+                recv(self.shapes) -> task => match task {
+                    Ok(task) => self.timed(waiting, |worker| worker.learn_shapes(&task)),
+                    Err(_) => return,
+                },
+                recv(self.decodes) -> task => match task {
+                    Ok(task) => self.timed(waiting, |worker| worker.decode(task)),
+                    Err(_) => return,
+                },
+            };
+            if self.cancelled.load(Ordering::Relaxed) || self.reports.send(report).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn timed(&mut self, waiting: Instant, work: impl FnOnce(&mut Self) -> Report) -> Report {
+        let start = Instant::now();
+        let report = work(self);
+        let nanos = |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
+        self.counters.idle_ns.fetch_add(nanos(waiting, start), Ordering::Relaxed);
+        self.counters.busy_ns.fetch_add(nanos(start, Instant::now()), Ordering::Relaxed);
+        report
+    }
+
+    fn learn_shapes(&mut self, task: &ShapesTask) -> Report {
+        let work = || -> Result<Arc<ChunkShapes>> {
+            let shard = self.dataset.shard(task.place.shard)?;
+            let chunk = shard.chunk(task.place.chunk, &mut self.scratch.io)?;
+            let mut out = Vec::with_capacity(self.layouts.len());
+            for layout in self.layouts.iter() {
+                let shapes = layout.is_ragged().then(|| shard.decode_shapes(&chunk, layout.ordinal, &mut self.scratch));
+                out.push(shapes.transpose()?);
+            }
+            Ok(Arc::new(out))
+        };
+        let shapes = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|payload| Err(Error::panicked("reading shapes", payload.as_ref())));
+        Report::Shapes { visit: task.visit, shapes }
+    }
+
+    fn decode(&mut self, task: DecodeTask) -> Report {
+        let DecodeTask { place, shapes, runs, targets, claims, padded, batches } = task;
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Report::Decoded { batches, result: Ok(()) };
+        }
+        self.counters.chunks.fetch_add(1, Ordering::Relaxed);
+        let work = || -> Result<()> {
+            let shard = self.dataset.shard(place.shard)?;
+            let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
+            let mut slots = TaskSlots { claims, targets, padded, field: 0, first_array: 0 };
+            for (field, layout) in self.layouts.iter().enumerate() {
+                slots.field = field;
+                let shapes = shapes.as_ref().and_then(|shapes| shapes.get(field)).and_then(Option::as_ref);
+                shard.decode_rows(
+                    &chunk,
+                    layout.ordinal,
+                    shapes,
+                    &layout.form,
+                    &runs,
+                    &mut slots,
+                    &mut self.scratch,
+                )?;
+                slots.first_array += layout.num_arrays();
+            }
+            // The claims end here, before the report: the consumer may then take the buffers.
+            Ok(())
+        };
+        let result = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|payload| Err(Error::panicked("decode", payload.as_ref())));
+        Report::Decoded { batches, result }
+    }
+}
+
+/// The slots of a task: each run leads to a run of one of its claims.
+struct TaskSlots {
+    claims: Vec<SlotClaims<PooledBuffer>>,
+    targets: Vec<(u32, u32)>,
+    padded: Vec<Padded>,
+    field: usize,
+    first_array: usize,
+}
+
+impl Slots for TaskSlots {
+    fn run(&mut self, run: usize, array: usize) -> &mut [u8] {
+        let (claim, claimed_run) = self.targets[run];
+        self.claims[claim as usize].get_mut(claimed_run as usize, self.first_array + array)
+    }
+
+    fn padded_shape(&self, run: usize) -> Option<&[usize]> {
+        let (claim, _) = self.targets[run];
+        self.padded[claim as usize].get(self.field)?.as_deref()
+    }
+}

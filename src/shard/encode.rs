@@ -1,0 +1,203 @@
+//! A block of samples to the streams of a chunk: quantize, cut in pieces, filter, compress.
+
+use std::borrow::Cow;
+
+use crate::codec::{self, CodecSpec};
+use crate::error::{Error, Result};
+use crate::filter;
+use crate::format::chunk::{Role, Stats};
+use crate::format::pieces::{Cutter, Span, cut_bytes, cut_fixed};
+use crate::format::schema::{Field, Schema};
+use crate::format::shapes::Shapes;
+use crate::quant::{QuantParams, Quantized};
+use crate::tensor::num_elements;
+
+/// The source values of one field for the samples of a chunk.
+#[derive(Debug, Default)]
+pub(crate) struct FieldBlock {
+    /// Little-endian, row-major, sample after sample.
+    pub(crate) data: Vec<u8>,
+    /// One shape per sample for ragged fields, else empty.
+    pub(crate) shapes: Shapes,
+}
+
+/// The source values of a chunk.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkBlock {
+    pub(crate) num_samples: u32,
+    /// Index of the first sample in the data being written, for messages.
+    pub(crate) first_sample: u64,
+    pub(crate) fields: Vec<FieldBlock>,
+}
+
+impl ChunkBlock {
+    pub(crate) fn raw_bytes(&self) -> u64 {
+        self.fields.iter().map(|field| field.data.len() as u64).sum()
+    }
+}
+
+/// One encoded stream. Its checksums follow when its place in a shard is known.
+#[derive(Debug)]
+pub(crate) struct EncodedStream {
+    pub(crate) field: u16,
+    pub(crate) role: Role,
+    pub(crate) codec: u16,
+    /// (raw_len, stored_len) of each piece.
+    pub(crate) pieces: Vec<(u32, u32)>,
+    pub(crate) data: Vec<u8>,
+}
+
+/// An encoded chunk that has no place in a shard yet.
+#[derive(Debug)]
+pub(crate) struct EncodedChunk {
+    pub(crate) num_samples: u32,
+    pub(crate) streams: Vec<EncodedStream>,
+    pub(crate) stats: Vec<Stats>,
+    pub(crate) raw_bytes: u64,
+    /// Source bytes of each field.
+    pub(crate) field_raw_bytes: Vec<u64>,
+}
+
+/// Encodes one chunk.
+pub(crate) fn encode_chunk(schema: &Schema, piece_bytes: u32, block: &ChunkBlock) -> Result<EncodedChunk> {
+    let mut out = EncodedChunk {
+        num_samples: block.num_samples,
+        streams: Vec::new(),
+        stats: Vec::new(),
+        raw_bytes: block.raw_bytes(),
+        field_raw_bytes: block.fields.iter().map(|field| field.data.len() as u64).collect(),
+    };
+    for (ordinal, (field, values)) in (0u16..).zip(schema.fields().iter().zip(&block.fields)) {
+        encode_field(ordinal, field, values, block, piece_bytes, &mut out)
+            .map_err(|e| e.sample_offset(block.first_sample).in_field(field.name()))?;
+    }
+    Ok(out)
+}
+
+fn encode_field(
+    ordinal: u16,
+    field: &Field,
+    values: &FieldBlock,
+    block: &ChunkBlock,
+    piece_bytes: u32,
+    out: &mut EncodedChunk,
+) -> Result<()> {
+    let mut quantized = Quantized::default();
+    let codes = if field.quantizer() == &QuantParams::Identity {
+        Cow::Borrowed(values.data.as_slice())
+    } else {
+        quantize(field, values, block.num_samples, &mut quantized)?;
+        Cow::Owned(std::mem::take(&mut quantized.codes))
+    };
+    let mut spans = Vec::new();
+    cut(field, values, block.num_samples, piece_bytes, &mut spans);
+    let mut encoder = StreamEncoder { field, ordinal, scratch: Vec::new() };
+    let lens = spans.iter().map(|span| span.len);
+    out.streams.push(encoder.encode(Role::Plane, &codes, lens, true)?);
+    let mut push = |role, bytes: &[u8]| -> Result<()> {
+        out.streams.push(encoder.encode(role, bytes, cut_bytes(piece_bytes, bytes.len() as u64), false)?);
+        Ok(())
+    };
+    if field.has_scales_stream() {
+        push(Role::Scales, &quantized.scales)?;
+        if field.quantizer().has_zero_points() {
+            push(Role::ZeroPoints, &quantized.zero_points)?;
+        }
+    }
+    if field.is_ragged() {
+        push(Role::Shapes, &values.shapes.encode(field)?)?;
+    }
+    if !quantized.patch_indices.is_empty() {
+        let mut patches: Vec<u8> = quantized.patch_indices.iter().flat_map(|index| index.to_le_bytes()).collect();
+        patches.extend_from_slice(&quantized.patch_values);
+        push(Role::Patches, &patches)?;
+    }
+    if field.is_lossy() {
+        out.stats.push(Stats::new(ordinal, &quantized.errors));
+    }
+    Ok(())
+}
+
+fn quantize(field: &Field, values: &FieldBlock, num_samples: u32, out: &mut Quantized) -> Result<()> {
+    let Some(dtype) = field.dtype() else { return Ok(()) };
+    let params = field.quantizer();
+    let statics = field.has_static_scales().then(|| field.scales());
+    if let Some(shape) = field.fixed_shape() {
+        return params.quantizer().quantize(params, dtype, &shape, num_samples as usize, &values.data, statics, out);
+    }
+    let mut rest = values.data.as_slice();
+    for sample in 0..values.shapes.len() {
+        let shape = values.shapes.shape(sample);
+        let bytes = num_elements(shape).unwrap_or(usize::MAX).saturating_mul(dtype.size());
+        let (head, tail) = rest.split_at_checked(bytes).ok_or_else(|| Error::invalid("shapes and data disagree"))?;
+        params.quantizer().quantize(params, dtype, shape, 1, head, statics, out)?;
+        rest = tail;
+    }
+    Ok(())
+}
+
+/// Cuts the plane of a field.
+fn cut(field: &Field, values: &FieldBlock, num_samples: u32, piece_bytes: u32, spans: &mut Vec<Span>) {
+    if let Some(shape) = field.fixed_shape() {
+        cut_fixed(piece_bytes, field.stored_bits(None), &shape, num_samples, spans);
+    } else {
+        cut_ragged(field, &values.shapes, piece_bytes, spans);
+    }
+}
+
+/// Cuts the plane of a ragged field.
+pub(crate) fn cut_ragged(field: &Field, shapes: &Shapes, piece_bytes: u32, spans: &mut Vec<Span>) {
+    let mut cutter = Cutter::new(piece_bytes, field.stored_bits(None), spans);
+    for (sample, row) in (0u32..).zip(0..shapes.len()) {
+        let Some(own) = shapes.dtype(row) else {
+            cutter.sample(sample, shapes.shape(row));
+            continue;
+        };
+        cutter.sample_with_bits(sample, shapes.shape(row), field.stored_bits(Some(own)));
+    }
+}
+
+struct StreamEncoder<'a> {
+    field: &'a Field,
+    ordinal: u16,
+    scratch: Vec<u8>,
+}
+
+impl StreamEncoder<'_> {
+    fn encode(
+        &mut self,
+        role: Role,
+        mut bytes: &[u8],
+        lens: impl Iterator<Item = u32>,
+        filtered: bool,
+    ) -> Result<EncodedStream> {
+        let spec: CodecSpec = self.field.codec();
+        let codec = codec::by_id(spec.id().get())?;
+        let filters = if filtered { self.field.filters() } else { &[] };
+        let mut stream =
+            EncodedStream { field: self.ordinal, role, codec: spec.id().get(), pieces: Vec::new(), data: Vec::new() };
+        for raw_len in lens {
+            let Some((piece, rest)) = bytes.split_at_checked(raw_len as usize) else {
+                return Err(Error::invalid("shapes and data disagree"));
+            };
+            bytes = rest;
+            let mut piece = Cow::Borrowed(piece);
+            for spec in filters {
+                let mut filtered = vec![0; piece.len()];
+                filter::by_id(spec.id().get())?.apply(usize::from(spec.elem_size()), &piece, &mut filtered);
+                piece = Cow::Owned(filtered);
+            }
+            self.scratch.clear();
+            codec.encode(spec.level(), &piece, &mut self.scratch)?;
+            let shrunk = self.scratch.len() < piece.len() && spec.id() != codec::CodecId::NONE;
+            let stored: &[u8] = if shrunk { &self.scratch } else { &piece };
+            // At most raw_len, a u32.
+            stream.pieces.push((raw_len, u32::try_from(stored.len()).unwrap_or(u32::MAX)));
+            stream.data.extend_from_slice(stored);
+        }
+        if !bytes.is_empty() {
+            return Err(Error::invalid("shapes and data disagree"));
+        }
+        Ok(stream)
+    }
+}

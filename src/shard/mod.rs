@@ -1,0 +1,11 @@
+//! One shard file: encode and write, read and decode.
+
+pub(crate) mod decode;
+pub(crate) mod encode;
+pub(crate) mod reader;
+pub(crate) mod writer;
+
+pub(crate) use decode::{Form, Normalize, RowRun, Scratch, Slots};
+pub(crate) use encode::{ChunkBlock, EncodedChunk, FieldBlock, encode_chunk};
+pub(crate) use reader::ShardReader;
+pub(crate) use writer::ShardFileWriter;

@@ -1,0 +1,215 @@
+//! Opens one shard: header, footer and index are checked once; chunks on demand.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::checksum::{Context, checksum};
+use crate::error::{Error, Result};
+use crate::format::chunk::{ChunkHeader, Stream};
+use crate::format::footer::{FOOTER_LEN, Footer};
+use crate::format::header::{HEADER_FIXED, ShardHeader, expect_checksum};
+use crate::format::index::{Index, IndexEntry};
+use crate::format::manifest::ShardRecord;
+use crate::format::schema::Schema;
+use crate::format::shard_id::ShardId;
+use crate::storage::Storage;
+
+/// An open shard.
+#[derive(Debug)]
+pub(crate) struct ShardReader {
+    storage: Arc<dyn Storage>,
+    header: ShardHeader,
+    schema: Arc<Schema>,
+    footer: Footer,
+    footer_crc: u32,
+    index: Index,
+    verify_checksums: bool,
+}
+
+impl ShardReader {
+    /// Opens a shard on its own.
+    pub(crate) fn open(storage: Arc<dyn Storage>, verify_checksums: bool) -> Result<Self> {
+        let path = storage.path().to_owned();
+        Self::open_inner(storage, verify_checksums, None).map_err(|e| e.in_file(path))
+    }
+
+    /// Opens a shard that a manifest lists: it must be the one that was committed.
+    pub(crate) fn open_listed(
+        storage: Arc<dyn Storage>,
+        verify_checksums: bool,
+        record: &ShardRecord,
+        schema: &Arc<Schema>,
+        schema_bytes: &[u8],
+    ) -> Result<Self> {
+        let path = storage.path().to_owned();
+        Self::open_inner(storage, verify_checksums, Some((record, schema, schema_bytes)))
+            .map_err(|e| e.in_file(path).in_shard(record.shard_id))
+    }
+
+    fn open_inner(
+        storage: Arc<dyn Storage>,
+        verify_checksums: bool,
+        listed: Option<(&ShardRecord, &Arc<Schema>, &[u8])>,
+    ) -> Result<Self> {
+        let file_len = storage.len();
+        if let Some((record, ..)) = listed
+            && record.file_len != file_len
+        {
+            return Err(Error::corrupt("length of the shard", record.file_len, file_len));
+        }
+        let minimum = (HEADER_FIXED + FOOTER_LEN) as u64;
+        if file_len < minimum {
+            return Err(Error::corrupt("length of the shard", format_args!("at least {minimum} bytes"), file_len));
+        }
+        let mut scratch = Vec::new();
+        let header_len = ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, &mut scratch)?)?;
+        let (header, schema, header_crc) = ShardHeader::parse(storage.read(0..header_len, &mut scratch)?)?;
+        expect_zeros(storage.as_ref(), header_len, header.end(), &mut scratch)?;
+        let footer_bytes = storage.read(file_len - FOOTER_LEN as u64..file_len, &mut scratch)?;
+        let (footer, footer_crc) = Footer::parse(footer_bytes, file_len)?;
+        if footer.shard_id != header.shard_id || footer.header_crc != header_crc {
+            return Err(Error::corrupt("footer", "the shard_id and header_crc of the header", "others"));
+        }
+        let index_bytes = storage.bytes(footer.index_offset..file_len - FOOTER_LEN as u64)?;
+        let index = Index::validate(index_bytes, &footer, header.end(), header.samples_per_chunk)
+            .map_err(|e| e.at_offset(footer.index_offset))?;
+        let mut schema = Arc::new(schema);
+        if let Some((record, manifest_schema, schema_bytes)) = listed {
+            let same = record.shard_id == header.shard_id
+                && record.num_samples == footer.num_samples
+                && record.samples_per_chunk == header.samples_per_chunk
+                && (record.footer_crc == footer_crc || cfg!(fuzzing))
+                && header.schema_bytes == schema_bytes;
+            if !same {
+                return Err(Error::corrupt(
+                    "shard",
+                    format_args!("the shard that the manifest lists (footer_crc {:08x})", record.footer_crc),
+                    format_args!("shard {} with footer_crc {footer_crc:08x}", header.shard_id),
+                ));
+            }
+            schema = Arc::clone(manifest_schema);
+        }
+        Ok(Self { storage, header, schema, footer, footer_crc, index, verify_checksums })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.storage.path()
+    }
+
+    pub(crate) fn schema(&self) -> &Arc<Schema> {
+        &self.schema
+    }
+
+    pub(crate) fn schema_bytes(&self) -> &[u8] {
+        &self.header.schema_bytes
+    }
+
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.header.shard_id
+    }
+
+    pub(crate) fn piece_bytes(&self) -> u32 {
+        self.header.piece_bytes
+    }
+
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    /// The record that a manifest would hold for this shard.
+    pub(crate) fn record(&self) -> ShardRecord {
+        ShardRecord {
+            shard_id: self.header.shard_id,
+            first_sample: 0,
+            num_samples: self.footer.num_samples,
+            samples_per_chunk: self.header.samples_per_chunk,
+            footer_crc: self.footer_crc,
+            file_len: self.footer.file_len,
+        }
+    }
+
+    pub(crate) fn num_chunks(&self) -> u64 {
+        self.index.len()
+    }
+
+    /// Reads and checks the header of a chunk.
+    pub(crate) fn chunk(&self, chunk: u64, scratch: &mut Vec<u8>) -> Result<Chunk> {
+        self.chunk_inner(chunk, scratch).map_err(|e| e.in_file(self.path()).in_chunk(chunk))
+    }
+
+    fn chunk_inner(&self, chunk: u64, scratch: &mut Vec<u8>) -> Result<Chunk> {
+        let entry = self.index.get(chunk)?;
+        let first_sample = chunk * u64::from(self.header.samples_per_chunk);
+        let num_samples = (self.footer.num_samples - first_sample).min(u64::from(self.header.samples_per_chunk));
+        // Bounded by samples_per_chunk, a u32.
+        let num_samples = u32::try_from(num_samples).unwrap_or(u32::MAX);
+        let bytes = self.storage.read(entry.offset..entry.offset + u64::from(entry.header_len), scratch)?;
+        let header = ChunkHeader::parse(
+            bytes,
+            self.header.shard_id,
+            chunk,
+            &entry,
+            (first_sample, num_samples),
+            &self.schema,
+        )
+        .map_err(|e| e.at_offset(entry.offset))?;
+        Ok(Chunk { header, entry })
+    }
+
+    /// The stored bytes of one piece, checked. `offset` is where it starts in the file.
+    pub(crate) fn stored_piece<'a>(
+        &'a self,
+        chunk: &Chunk,
+        stream: u32,
+        piece: u32,
+        offset: u64,
+        io: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8]> {
+        let (_, entry) = (0u32..).zip(&chunk.header.streams).nth(stream as usize).unzip();
+        let entry: Option<&Stream> = entry;
+        let pieces = entry.map(|entry| chunk.header.stream_pieces(entry)).unwrap_or_default();
+        let Some(expected) = pieces.get(piece as usize) else {
+            return Err(Error::invalid("a piece that is not there: this is a bug, please report it"));
+        };
+        let bytes = self.storage.read(offset..offset + u64::from(expected.stored_len), io)?;
+        if self.verify_checksums {
+            let context = Context {
+                shard_id: self.header.shard_id.0,
+                chunk: u64::from(chunk.header.chunk),
+                stream,
+                piece,
+            };
+            expect_checksum("checksum of a piece", expected.crc, checksum(&context, bytes))
+                .map_err(|e| e.at_offset(offset))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Checks the padding in front of a stream, and after the last one.
+    pub(crate) fn check_padding(&self, chunk: &Chunk, stream: &Stream, io: &mut Vec<u8>) -> Result<()> {
+        let at = chunk.entry.offset;
+        expect_zeros(self.storage.as_ref(), at + stream.padding_from, at + stream.offset, io)?;
+        if stream.offset + stream.stored_len == chunk.header.streams_end {
+            expect_zeros(self.storage.as_ref(), at + chunk.header.streams_end, at + chunk.header.chunk_len, io)?;
+        }
+        Ok(())
+    }
+}
+
+/// A chunk whose header was read and checked.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(crate) header: ChunkHeader,
+    pub(crate) entry: IndexEntry,
+}
+
+fn expect_zeros(storage: &dyn Storage, from: u64, to: u64, scratch: &mut Vec<u8>) -> Result<()> {
+    if from >= to {
+        return Ok(());
+    }
+    let bytes = storage.read(from..to, scratch)?;
+    if bytes.iter().all(|&b| b == 0) {
+        return Ok(());
+    }
+    Err(Error::corrupt("padding", "zeros", format_args!("{bytes:02x?}")).at_offset(from))
+}

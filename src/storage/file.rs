@@ -1,0 +1,185 @@
+//! Local files: positional reads, and writes under a temporary name until they are durable.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+use super::{Sink, Storage, check_range};
+
+/// A file read by position.
+#[derive(Debug)]
+pub(crate) struct FileStorage {
+    path: PathBuf,
+    file: File,
+    len: u64,
+}
+
+impl FileStorage {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let (file, len) = open_regular(path)?;
+        Ok(Self { path: path.to_owned(), file, len })
+    }
+
+    fn read_exact_at(&self, dst: &mut [u8], offset: u64) -> Result<()> {
+        let read = read_exact_at(&self.file, dst, offset);
+        read.map_err(|e| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => {
+                Error::corrupt("length of the file", format_args!("{} bytes, as when it was opened", self.len), "less")
+                    .at_offset(offset)
+                    .in_file(&self.path)
+            }
+            _ => Error::io("read", &self.path, e).at_offset(offset),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, dst: &mut [u8], offset: u64) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, dst, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut dst: &mut [u8], mut offset: u64) -> std::io::Result<()> {
+    while !dst.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, dst, offset)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                dst = &mut dst[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens a regular file. Anything else (a FIFO would block for ever) is refused before it is opened.
+pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
+    let meta = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+    if !meta.is_file() {
+        return Err(Error::invalid("this is not a regular file").in_file(path));
+    }
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let meta = file.metadata().map_err(|e| Error::io("open", path, e))?;
+    Ok((file, meta.len()))
+}
+
+impl Storage for FileStorage {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        let bounds = check_range(&self.path, self.len, &range)?;
+        if scratch.len() < bounds.len() {
+            scratch.resize(bounds.len(), 0);
+        }
+        let dst = &mut scratch[..bounds.len()];
+        self.read_exact_at(dst, range.start)?;
+        Ok(dst)
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
+        let mut out = Vec::new();
+        let len = self.read(range, &mut out)?.len();
+        out.truncate(len);
+        Ok(out.into())
+    }
+}
+
+/// Reads a whole file of at most `limit` bytes.
+pub(crate) fn read_file(path: &Path, limit: u64) -> Result<Bytes> {
+    let storage = FileStorage::open(path)?;
+    if storage.len > limit {
+        return Err(Error::limit("file", limit, storage.len).in_file(path));
+    }
+    storage.bytes(0..storage.len)
+}
+
+/// A file that is written under a temporary name and renamed when it is durable. Dropped before, it is removed.
+#[derive(Debug)]
+pub(crate) struct FileSink {
+    temporary: PathBuf,
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl FileSink {
+    /// Starts a file that will be called `path`.
+    pub(crate) fn create(path: PathBuf) -> Result<Self> {
+        let temporary = temporary_name(&path)?;
+        let file = File::options().write(true).create_new(true).open(&temporary);
+        let file = file.map_err(|e| Error::io("create", &temporary, e))?;
+        Ok(Self { temporary, path, file: Some(file) })
+    }
+}
+
+impl Sink for FileSink {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let Some(file) = &mut self.file else {
+            return Err(Error::invalid("this file was committed, or a write to it failed").in_file(&self.path));
+        };
+        let written = file.write_all(bytes);
+        if written.is_err() {
+            self.file = None;
+        }
+        written.map_err(|e| Error::io("write", &self.temporary, e))
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        let Some(file) = self.file.take() else {
+            return Err(Error::invalid("this file was committed, or a write to it failed").in_file(&self.path));
+        };
+        // A failed fsync is not retried: the pages may already be marked clean.
+        file.sync_all().map_err(|e| Error::io("sync", &self.temporary, e))?;
+        drop(file);
+        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io("rename", &self.temporary, e))?;
+        self.temporary = PathBuf::new();
+        sync_folder(parent(&self.path))
+    }
+}
+
+impl Drop for FileSink {
+    fn drop(&mut self) {
+        if !self.temporary.as_os_str().is_empty() {
+            // Nothing useful can be done about a failure: the name says that it is a leftover.
+            fs::remove_file(&self.temporary).ok();
+        }
+    }
+}
+
+/// Atomically puts a small file in place, durably.
+pub(crate) fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut sink = FileSink::create(path.to_owned())?;
+    sink.append(bytes)?;
+    sink.commit()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the names in a folder durable.
+pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
+    if cfg!(unix) {
+        let folder_file = File::open(folder).map_err(|e| Error::io("open", folder, e))?;
+        folder_file.sync_all().map_err(|e| Error::io("sync", folder, e))?;
+    }
+    Ok(())
+}
+
+fn temporary_name(path: &Path) -> Result<PathBuf> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|e| Error::io("get random bytes for", path, std::io::Error::other(e)))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".tmp-{}-{:016x}", std::process::id(), u64::from_le_bytes(random)));
+    Ok(path.with_file_name(name))
+}

@@ -1,0 +1,90 @@
+//! Where bytes come from and go to: positional, stateless reading; append-only writing.
+
+mod file;
+mod memory;
+pub(crate) mod mmap;
+
+pub(crate) use file::{FileSink, FileStorage, publish, read_file, sync_folder};
+pub(crate) use memory::{MemorySink, MemoryStorage};
+pub(crate) use mmap::MmapStorage;
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+
+/// How local files are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoMode {
+    /// The faster of the two where it works: today, memory-mapped.
+    #[default]
+    Auto,
+    /// Memory-mapped files. A file that another process truncates meanwhile ends this process.
+    Mmap,
+    /// Positional reads: for network and parallel file systems.
+    Read,
+}
+
+/// A file that can be read at any position, by many threads at once.
+pub(crate) trait Storage: Send + Sync + Debug {
+    /// The name used in messages.
+    fn path(&self) -> &Path;
+
+    /// The length in bytes when it was opened.
+    fn len(&self) -> u64;
+
+    /// The bytes of `range`: in place, or read into `scratch`.
+    ///
+    /// # Errors
+    /// `Corrupt` if the range ends beyond the file, `Io` if reading fails.
+    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]>;
+
+    /// The bytes of `range`, to keep.
+    ///
+    /// # Errors
+    /// As [`Storage::read`].
+    fn bytes(&self, range: Range<u64>) -> Result<Bytes>;
+}
+
+/// A place that a shard is written to, front to back.
+pub(crate) trait Sink: Send {
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// `Io`; the sink is unusable afterwards.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Makes everything durable under the final name.
+    ///
+    /// # Errors
+    /// `Io`; nothing exists under the final name then.
+    fn commit(&mut self) -> Result<()>;
+}
+
+/// Opens a file for reading.
+pub(crate) fn open(path: &Path, mode: IoMode) -> Result<Arc<dyn Storage>> {
+    match mode {
+        IoMode::Read => Ok(Arc::new(FileStorage::open(path)?)),
+        IoMode::Mmap => Ok(Arc::new(MmapStorage::open(path)?)),
+        IoMode::Auto => match MmapStorage::open(path) {
+            Ok(storage) => Ok(Arc::new(storage)),
+            // Some file systems cannot map; reading works everywhere, and reports a missing file just as well.
+            Err(_) => Ok(Arc::new(FileStorage::open(path)?)),
+        },
+    }
+}
+
+/// The bounds of `range` in a slice of `len` bytes.
+fn check_range(path: &Path, len: u64, range: &Range<u64>) -> Result<Range<usize>> {
+    let bounds = (usize::try_from(range.start), usize::try_from(range.end));
+    match bounds {
+        (Ok(start), Ok(end)) if range.start <= range.end && range.end <= len => Ok(start..end),
+        _ => Err(Error::corrupt("length of the file", format_args!("at least {} bytes", range.end), len)
+            .at_offset(range.start)
+            .in_file(path)),
+    }
+}
