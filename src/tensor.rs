@@ -111,7 +111,7 @@ impl Tensor {
 }
 
 /// A Rust type that is the element type of some dtype.
-pub trait Element: Copy + Send + Sync + 'static + private::Sealed {
+pub trait Element: bytemuck::Pod + Send + Sync + private::Sealed {
     /// The dtype whose elements this type holds.
     const DTYPE: DType;
     /// The element in exactly `size_of::<Self>()` little-endian bytes.

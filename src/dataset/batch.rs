@@ -400,7 +400,7 @@ impl FieldLayout {
                 zero_points = Some(Bytes::from_owner(buffers.next()?));
             }
         } else if let Some(table) = &self.static_scales {
-            (scales, zero_points) = table.clone();
+            (scales, zero_points) = (Some(table.0.clone()), table.1.clone());
         }
         let shape = match (&self.fixed, &ragged) {
             (Some((shape, _)), _) => std::iter::once(num_samples).chain(shape.iter().copied()).collect(),

@@ -6,7 +6,8 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::schema::{Field, Kind};
 use crate::quant::{NonFinite, QuantParams};
-use crate::shard::{Form, Normalize};
+use crate::kernel::lut;
+use crate::shard::{Form, Normalize, Table};
 
 /// How samples of different shapes become one batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -158,7 +159,12 @@ impl Normalization {
         let tables = (0..channels)
             .map(|c| {
                 let (mean, std) = (entry(&self.mean, c).unwrap_or(0.0), entry(&self.std, c).unwrap_or(1.0));
-                std::array::from_fn(|x| round_to_f32((x as f64 * self.scale - mean) / std))
+                let table = std::array::from_fn(|x| round_to_f32((x as f64 * self.scale - mean) / std));
+                match dtype {
+                    DType::F16 => Table::Half(Box::new(lut::to_f16(&table))),
+                    DType::BF16 => Table::Half(Box::new(lut::to_bf16(&table))),
+                    _ => Table::F32(Box::new(table)),
+                }
             })
             .collect();
         Ok(Normalize { dtype, stride: if channels == 1 { usize::MAX } else { stride }, tables })

@@ -6,7 +6,7 @@ use crate::codec::{self, CodecSpec};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{self, FilterSpec};
-use crate::quant::{self, QuantParams, Scales};
+use crate::quant::{QuantParams, Scales};
 use crate::tensor::num_elements;
 
 use super::forever::{VARIABLE_DIM, VARIABLE_RANK};
@@ -214,12 +214,11 @@ impl Field {
             body.put_u64(dim.map_or(VARIABLE_DIM, |d| d as u64));
         }
         body.put(self.name.as_bytes());
-        let quantizer = self.quant.quantizer();
-        put_stage(&mut body, quantizer.id().get(), |out| quantizer.emit(&self.quant, out));
+        put_stage(&mut body, self.quant.id().get(), |out| self.quant.emit(out));
         for filter in &self.filters {
-            put_stage(&mut body, filter.id().get(), |out| filter.emit_params(out));
+            put_stage(&mut body, filter.id().get(), |out| filter::emit_params(*filter, out));
         }
-        put_stage(&mut body, self.codec.id().get(), |out| self.codec.emit_params(out));
+        put_stage(&mut body, self.codec.id().get(), |out| codec::emit_params(self.codec, out));
         self.scales.scales.iter().for_each(|&scale| body.put_f32(scale));
         self.scales.zero_points.iter().for_each(|&zero_point| body.put_i32(zero_point));
         out.put_u32(to_u32("field record", body.len())?.saturating_add(4));
@@ -276,11 +275,11 @@ impl Field {
             .map_err(|e| Error::corrupt("name of a field", "UTF-8", e))?
             .to_owned();
         let (id, params) = read_stage(&mut c)?;
-        let quant = quant::parse_stage(id, params).map_err(|e| e.in_field(&name))?;
+        let quant = QuantParams::parse_stage(id, params).map_err(|e| e.in_field(&name))?;
         let mut filters = Vec::new();
         for _ in 0..num_filters {
             let (id, params) = read_stage(&mut c)?;
-            filters.push(filter::parse_stage(id, params).map_err(|e| e.in_field(&name))?);
+            filters.push(filter::parse_params(id, params).map_err(|e| e.in_field(&name))?);
         }
         if num_planes != 1 {
             return Err(match num_planes {
@@ -290,7 +289,7 @@ impl Field {
             .in_field(&name));
         }
         let (id, params) = read_stage(&mut c)?;
-        let codec = codec::parse_stage(id, params).map_err(|e| e.in_field(&name))?;
+        let codec = codec::parse_params(id, params).map_err(|e| e.in_field(&name))?;
         let mut scales = Scales::default();
         for _ in 0..num_scales {
             scales.scales.push(c.f32()?);
@@ -301,7 +300,7 @@ impl Field {
         c.finish()?;
         let field = Self { name, kind, key: flags == 1, dtype, dims, quant, filters, codec, scales };
         field.check().map_err(|message| Error::corrupt("schema", "a valid field", message))?;
-        quant::check_scales(&field.quant, &field.scales).map_err(|e| e.in_field(&field.name))?;
+        field.quant.validate(&field.scales).map_err(|e| e.in_field(&field.name))?;
         Ok(field)
     }
 }

@@ -10,7 +10,7 @@ use super::npy_header::NpyHeader;
 use super::{DEFAULT_FIELD, ImportOptions, Input, InputField, Samples, Source, read_error};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::storage::mmap::open_regular;
+use crate::storage::file::open_regular;
 
 /// Bytes read at a time until the data of a file starts: most headers have 128.
 const HEADER_BUFFER: usize = 512;

@@ -12,7 +12,7 @@ use crate::format::pieces::{Span, cut_bytes, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
 use crate::kernel::{convert, lut};
-use crate::quant::{self, AffineParams, Block, QuantParams, Scales, ScalesView};
+use crate::quant::{AffineParams, Block, QuantParams, Scales, ScalesView};
 use crate::tensor::num_elements;
 
 use super::encode::cut_ragged;
@@ -48,7 +48,15 @@ pub(crate) struct Normalize {
     pub(crate) dtype: DType,
     /// Elements between two indices along the channel axis.
     pub(crate) stride: usize,
-    pub(crate) tables: Vec<[f32; 256]>,
+    pub(crate) tables: Vec<Table>,
+}
+
+/// The 256 results of one channel, in the dtype they are delivered in.
+#[derive(Debug)]
+pub(crate) enum Table {
+    F32(Box<[f32; 256]>),
+    /// f16 or bf16 bits.
+    Half(Box<[u16; 256]>),
 }
 
 /// Where decoded bytes go. Run `run` is the i-th of the runs given to `decode`; array 0 holds values or codes, 1
@@ -293,7 +301,7 @@ impl Job<'_> {
             let mut in_a = stored.len() != raw_len;
             for (i, spec) in filters.iter().rev().enumerate() {
                 let filter = filter::by_id(spec.id().get())?;
-                let elem_size = usize::from(spec.elem_size());
+                let elem_size = spec.elem_size();
                 if i == 0 && !in_a {
                     filter.undo(elem_size, stored, &mut scratch.a[..raw_len]);
                     in_a = true;
@@ -574,7 +582,8 @@ impl Job<'_> {
         if bytes.len() != expected * params.scale_dtype.size() {
             return Err(Error::corrupt("number of scales", expected, bytes.len() / params.scale_dtype.size()));
         }
-        convert::to_f32(params.scale_dtype, bytes, &mut scales.scales)?;
+        scales.scales.resize(expected, 0.0);
+        convert::to_f32(params.scale_dtype, bytes, &mut scales.scales);
         if !params.symmetric {
             self.reader.decode_whole(self.chunk, self.ordinal, Role::ZeroPoints, bytes, scratch)?;
             if bytes.len() != expected * 4 {
@@ -583,7 +592,7 @@ impl Job<'_> {
             let (words, _) = bytes.as_chunks::<4>();
             scales.zero_points.extend(words.iter().map(|word| i32::from_le_bytes(*word)));
         }
-        quant::check_scales(self.field.quantizer(), scales)
+        self.field.quantizer().validate(scales)
     }
 
     fn scales_from<'s>(&'s self, dynamic: &'s Scales, before: usize) -> ScalesView<'s> {
@@ -674,7 +683,7 @@ impl Patches {
                 break;
             }
             let value = &self.values[i * size..(i + 1) * size];
-            convert::convert(block.dtype, dtype, value, &mut dst[at * out..(at + 1) * out])?;
+            convert::convert(block.dtype, value, dtype, &mut dst[at * out..(at + 1) * out])?;
         }
         Ok(())
     }
@@ -689,7 +698,10 @@ impl Normalize {
             let n = (self.stride - element % self.stride).min(src.len());
             let (head, tail) = src.split_at(n);
             let (head_dst, tail_dst) = std::mem::take(&mut dst).split_at_mut(n * size);
-            lut::lut_u8(head, &self.tables[channel], self.dtype, head_dst);
+            match &self.tables[channel] {
+                Table::F32(table) => lut::lut_u8_f32(head, table, head_dst),
+                Table::Half(table) => lut::lut_u8_u16(head, table, head_dst),
+            }
             (src, dst) = (tail, tail_dst);
             element += n;
         }

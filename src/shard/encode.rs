@@ -184,7 +184,7 @@ impl StreamEncoder<'_> {
             let mut piece = Cow::Borrowed(piece);
             for spec in filters {
                 let mut filtered = vec![0; piece.len()];
-                filter::by_id(spec.id().get())?.apply(usize::from(spec.elem_size()), &piece, &mut filtered);
+                filter::by_id(spec.id().get())?.apply(spec.elem_size(), &piece, &mut filtered);
                 piece = Cow::Owned(filtered);
             }
             self.scratch.clear();

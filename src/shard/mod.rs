@@ -5,7 +5,7 @@ pub(crate) mod encode;
 pub(crate) mod reader;
 pub(crate) mod writer;
 
-pub(crate) use decode::{Form, Normalize, RowRun, Scratch, Slots};
+pub(crate) use decode::{Form, Normalize, RowRun, Scratch, Slots, Table};
 pub(crate) use encode::{ChunkBlock, EncodedChunk, FieldBlock, encode_chunk};
 pub(crate) use reader::ShardReader;
 pub(crate) use writer::ShardFileWriter;

@@ -57,15 +57,19 @@ fn read_exact_at(file: &File, mut dst: &mut [u8], mut offset: u64) -> std::io::R
     Ok(())
 }
 
-/// Opens a regular file. Anything else (a FIFO would block for ever) is refused before it is opened.
+/// Opens `path` for reading, if it is a regular file (or a link to one), and returns its length.
+///
+/// # Errors
+/// `InvalidArgument` for a folder, pipe, socket or device, none of which is opened; `Io` otherwise.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
-    let meta = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
-    if !meta.is_file() {
-        return Err(Error::invalid("this is not a regular file").in_file(path));
+    // Asked before opening: opening a pipe waits for its writer, opening a device may do anything.
+    let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+    if !metadata.is_file() {
+        return Err(Error::invalid("only a regular file can be read, not a folder, pipe or device").in_file(path));
     }
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let meta = file.metadata().map_err(|e| Error::io("open", path, e))?;
-    Ok((file, meta.len()))
+    let len = file.metadata().map_err(|e| Error::io("open", path, e))?.len();
+    Ok((file, len))
 }
 
 impl Storage for FileStorage {

@@ -1,12 +1,15 @@
 //! Read-only memory maps of regular files.
 
-use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+
+use super::file::open_regular;
+use super::{Storage, check_range};
 
 /// A whole file, mapped read-only.
 ///
@@ -16,27 +19,6 @@ use crate::error::{Error, Result};
 pub(crate) struct Mmap {
     // `None` for an empty file: a map has at least one byte.
     map: Option<memmap2::Mmap>,
-}
-
-/// Opens `path` for reading, if it is a regular file (or a link to one), and returns its length.
-///
-/// # Errors
-/// `InvalidArgument` for a folder, pipe, socket or device, none of which is opened; `Io` otherwise.
-pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
-    // Asked before opening: opening a pipe waits for its writer, opening a device may do anything.
-    let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
-    if !metadata.is_file() {
-        return Err(Error::invalid(
-            "only a regular file can be read, not a folder, pipe or device",
-        )
-        .in_file(path));
-    }
-    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let len = file
-        .metadata()
-        .map_err(|e| Error::io("open", path, e))?
-        .len();
-    Ok((file, len))
 }
 
 impl Mmap {
@@ -91,8 +73,41 @@ impl AsRef<[u8]> for Mmap {
     }
 }
 
+/// A mapped file.
+#[derive(Debug)]
+pub(crate) struct MmapStorage {
+    path: PathBuf,
+    bytes: Bytes,
+}
+
+impl MmapStorage {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), bytes: Mmap::open(path)?.into_bytes() })
+    }
+}
+
+impl Storage for MmapStorage {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn read<'a>(&'a self, range: Range<u64>, _scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        Ok(&self.bytes[check_range(&self.path, self.len(), &range)?])
+    }
+
+    fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
+        Ok(self.bytes.slice(check_range(&self.path, self.len(), &range)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::error::ErrorKind;
 

@@ -1,6 +1,6 @@
 //! Where bytes come from and go to: positional, stateless reading; append-only writing.
 
-mod file;
+pub(crate) mod file;
 mod memory;
 pub(crate) mod mmap;
 
