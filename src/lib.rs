@@ -1,1 +1,7 @@
+//! Compressed tensor shards.
 
+mod checksum;
+pub mod codec;
+pub mod dtype;
+pub mod error;
+pub mod tensor;
