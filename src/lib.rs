@@ -4,4 +4,5 @@ mod checksum;
 pub mod codec;
 pub mod dtype;
 pub mod error;
+pub mod filter;
 pub mod tensor;

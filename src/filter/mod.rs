@@ -15,6 +15,29 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FilterId(pub(crate) u16);
 
+impl FilterId {
+    /// Byte planes.
+    pub const BYTE_SHUFFLE: Self = Self(1);
+    /// Bit planes.
+    pub const BIT_SHUFFLE: Self = Self(2);
+    /// Differences of neighbours.
+    pub const DELTA: Self = Self(3);
+
+    /// The number on disk.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for FilterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match find(self.0) {
+            Some(filter) => f.write_str(filter.name()),
+            None => write!(f, "{:#06x}", self.0),
+        }
+    }
+}
+
 /// One filter. Implementations are stateless values in [`FILTERS`]. `elem_size` is 1, 2, 4 or 8.
 pub(crate) trait Filter: Sync {
     /// The id on disk; never reused.
@@ -31,12 +54,284 @@ pub(crate) trait Filter: Sync {
 }
 
 /// Every filter of this build, by ascending id.
-pub(crate) static FILTERS: &[&dyn Filter] =
-    &[&byte_shuffle::ByteShuffle, &bit_shuffle::BitShuffle, &delta::Delta];
+pub(crate) static FILTERS: &[&dyn Filter] = &[
+    &byte_shuffle::ByteShuffle,
+    &bit_shuffle::BitShuffle,
+    &delta::Delta,
+];
 
 /// A filter and its element size, as a field's schema records it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterSpec {
     id: FilterId,
     elem_size: u8,
+}
+
+/// The element sizes that a filter can be told, in bytes.
+const ELEM_SIZES: [u8; 4] = [1, 2, 4, 8];
+
+fn find(id: u16) -> Option<&'static dyn Filter> {
+    FILTERS.iter().copied().find(|filter| filter.id().0 == id)
+}
+
+/// The filter with this id on disk.
+///
+/// # Errors
+/// `Unsupported` if this build has none.
+pub(crate) fn by_id(id: u16) -> Result<&'static dyn Filter> {
+    find(id).ok_or_else(|| {
+        Error::unsupported(
+            format!("filter id {id:#06x}"),
+            "the file was written by a newer version; upgrade tensorshard to read it",
+        )
+    })
+}
+
+/// The filter with this name.
+///
+/// # Errors
+/// `InvalidArgument` that lists the filters there are.
+pub(crate) fn by_name(name: &str) -> Result<&'static dyn Filter> {
+    FILTERS
+        .iter()
+        .copied()
+        .find(|filter| filter.name() == name)
+        .ok_or_else(|| {
+            let known: Vec<_> = names().collect();
+            Error::invalid(format!(
+                "there is no filter {name:?}; filters are {}",
+                known.join(", ")
+            ))
+        })
+}
+
+/// The names of every filter of this build, by ascending id.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    FILTERS.iter().map(|filter| filter.name())
+}
+
+/// Reads the stage parameters of format-spec 8.
+///
+/// # Errors
+/// `Unsupported` for an unknown id, `Corrupt` for parameters that are not one element size.
+pub(crate) fn parse_params(id: u16, params: &[u8]) -> Result<FilterSpec> {
+    let filter = by_id(id)?;
+    match *params {
+        [elem_size] if ELEM_SIZES.contains(&elem_size) => Ok(FilterSpec {
+            id: filter.id(),
+            elem_size,
+        }),
+        _ => Err(Error::corrupt(
+            format!("parameters of filter {}", filter.name()),
+            "one element size: 1, 2, 4 or 8",
+            format!("{params:?}"),
+        )),
+    }
+}
+
+/// Appends the stage parameters of format-spec 8.
+pub(crate) fn emit_params(spec: FilterSpec, out: &mut Vec<u8>) {
+    out.push(spec.elem_size);
+}
+
+impl FilterSpec {
+    /// This filter over elements of this many bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` unless `elem_size` is 1, 2, 4 or 8.
+    pub fn new(id: FilterId, elem_size: usize) -> Result<Self> {
+        match u8::try_from(elem_size) {
+            Ok(elem_size) if ELEM_SIZES.contains(&elem_size) => Ok(Self { id, elem_size }),
+            _ => Err(Error::invalid(format!(
+                "filter {id} cannot have elements of {elem_size} bytes; 1, 2, 4 and 8 are possible"
+            ))),
+        }
+    }
+
+    /// The filter.
+    pub fn id(&self) -> FilterId {
+        self.id
+    }
+
+    /// Bytes of an element.
+    pub fn elem_size(&self) -> usize {
+        usize::from(self.elem_size)
+    }
+
+    /// Reads `byte_shuffle:4`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` that lists what there is.
+    pub fn parse(text: &str) -> Result<Self> {
+        let (name, elem_size) = text.split_once(':').unwrap_or((text, ""));
+        let filter = by_name(name)?;
+        match elem_size.parse() {
+            Ok(elem_size) => Self::new(filter.id(), elem_size),
+            Err(_) => Err(Error::invalid(format!(
+                "{text:?} lacks an element size; write {name}:N with N = 1, 2, 4 or 8"
+            ))),
+        }
+    }
+
+    /// The implementation.
+    ///
+    /// # Errors
+    /// As [`by_id`].
+    pub(crate) fn filter(&self) -> Result<&'static dyn Filter> {
+        by_id(self.id.0)
+    }
+}
+
+impl fmt::Display for FilterSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.id, self.elem_size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(len: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        (0..len)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                state.to_le_bytes()[7]
+            })
+            .collect()
+    }
+
+    fn apply(name: &str, elem_size: usize, src: &[u8]) -> Vec<u8> {
+        let mut dst = vec![0xEE; src.len()];
+        by_name(name).unwrap().apply(elem_size, src, &mut dst);
+        dst
+    }
+
+    #[test]
+    fn table_is_sorted_and_names_are_distinct() {
+        assert!(FILTERS.is_sorted_by(|a, b| a.id() < b.id()));
+        for filter in FILTERS {
+            assert_eq!(names().filter(|name| *name == filter.name()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn every_filter_is_undone() {
+        for filter in FILTERS {
+            for elem_size in ELEM_SIZES.map(usize::from) {
+                for len in (0..=100).chain([511, 512, 1000, 1031, 65535, 65536]) {
+                    let src = bytes(len);
+                    let (mut filtered, mut back) = (vec![0x55; len], vec![0xAA; len]);
+                    filter.apply(elem_size, &src, &mut filtered);
+                    filter.undo(elem_size, &filtered, &mut back);
+                    assert!(back == src, "{} {elem_size} {len}", filter.name());
+                    // A permutation of all inputs: undoing arbitrary bytes and filtering gives them back.
+                    filter.undo(elem_size, &src, &mut filtered);
+                    filter.apply(elem_size, &filtered, &mut back);
+                    assert!(back == src, "{} {elem_size} {len}", filter.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn worked_examples_of_the_specification() {
+        assert_eq!(
+            apply("byte_shuffle", 4, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            [1, 5, 2, 6, 3, 7, 4, 8, 9]
+        );
+        assert_eq!(
+            apply("delta", 2, &[0x10, 0, 0x12, 0, 0x11, 1]),
+            [0x10, 0, 2, 0, 0xFF, 0]
+        );
+        assert_eq!(
+            apply("bit_shuffle", 1, &[1, 3, 0, 0, 0, 0, 0, 0x80, 0xFF]),
+            [3, 2, 0, 0, 0, 0, 0, 0x80, 0xFF]
+        );
+    }
+
+    #[test]
+    fn filters_follow_the_formulas_of_the_specification() {
+        for e in ELEM_SIZES.map(usize::from) {
+            for len in [0, 1, 7, 64, 99, 1000, 1031] {
+                let src = bytes(len);
+                let n = len / e;
+                let mut shuffled = src.clone();
+                for i in 0..n {
+                    for j in 0..e {
+                        shuffled[j * n + i] = src[i * e + j];
+                    }
+                }
+                assert_eq!(apply("byte_shuffle", e, &src), shuffled);
+                let m = n - n % 8;
+                let mut planes = src.clone();
+                planes[..m * e].fill(0);
+                for i in 0..m {
+                    for b in 0..8 * e {
+                        let bit = (src[i * e + b / 8] >> (b % 8)) & 1;
+                        planes[b * (m / 8) + i / 8] |= bit << (i % 8);
+                    }
+                }
+                assert_eq!(apply("bit_shuffle", e, &src), planes);
+            }
+        }
+    }
+
+    #[test]
+    fn specs_and_params_round_trip() -> Result<()> {
+        for filter in FILTERS {
+            for elem_size in ELEM_SIZES.map(usize::from) {
+                let spec = FilterSpec::new(filter.id(), elem_size)?;
+                assert_eq!(spec.to_string(), format!("{}:{elem_size}", filter.name()));
+                assert_eq!(FilterSpec::parse(&spec.to_string())?, spec);
+                let mut params = Vec::new();
+                emit_params(spec, &mut params);
+                assert_eq!(parse_params(filter.id().get(), &params)?, spec);
+            }
+            for wrong in [&[][..], &[0], &[3], &[16], &[4, 0]] {
+                assert!(
+                    parse_params(filter.id().get(), wrong)
+                        .unwrap_err()
+                        .is_corrupt()
+                );
+            }
+            assert!(FilterSpec::new(filter.id(), 3).is_err());
+        }
+        assert!(by_id(4).err().unwrap().is_unsupported());
+        for wrong in ["", "delta", "delta:3", "delta:x", "xor:4"] {
+            assert!(FilterSpec::parse(wrong).is_err(), "{wrong}");
+        }
+        Ok(())
+    }
+
+    /// Not a check: `cargo test --release filter_speed -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "prints timings"]
+    #[expect(clippy::print_stderr, reason = "prints timings")]
+    fn filter_speed() {
+        let src = bytes(65536);
+        let mut dst = vec![0; src.len()];
+        for filter in FILTERS {
+            for elem_size in ELEM_SIZES.map(usize::from) {
+                let time = |f: &mut dyn FnMut()| {
+                    let start = std::time::Instant::now();
+                    for _ in 0..2000 {
+                        f();
+                    }
+                    65536.0 * 2000.0 / start.elapsed().as_secs_f64() / 1e9
+                };
+                let apply =
+                    time(&mut || filter.apply(elem_size, std::hint::black_box(&src), &mut dst));
+                let undo =
+                    time(&mut || filter.undo(elem_size, std::hint::black_box(&src), &mut dst));
+                eprintln!(
+                    "{}:{elem_size} apply {apply:.2} GB/s, undo {undo:.2} GB/s",
+                    filter.name()
+                );
+            }
+        }
+    }
 }
