@@ -5,4 +5,5 @@ pub mod codec;
 pub mod dtype;
 pub mod error;
 pub mod filter;
+mod kernel;
 pub mod tensor;

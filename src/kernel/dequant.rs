@@ -1,0 +1,206 @@
+//! Integer codes to floats: x = scale * (q - zero_point) (format-spec 9.3).
+//!
+//! q and zero_point are integers below 2^17 in size, so their difference is exact in f32 and only the multiplication
+//! rounds, as the format demands.
+
+use super::convert::Slot;
+
+/// How a stored element is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Codes {
+    /// Unsigned, one byte (also unpacked unsigned nibbles).
+    U8,
+    /// Two's complement, one byte (also unpacked signed nibbles).
+    I8,
+    /// Unsigned, two bytes.
+    U16,
+    /// Two's complement, two bytes.
+    I16,
+}
+
+impl Codes {
+    /// The kind of elements of this many bits; nibbles count as bytes, to be unpacked with [`unpack_nibbles`].
+    pub(crate) fn new(bits: u8, signed: bool) -> Self {
+        match (bits == 16, signed) {
+            (false, false) => Self::U8,
+            (false, true) => Self::I8,
+            (true, false) => Self::U16,
+            (true, true) => Self::I16,
+        }
+    }
+
+    /// Bytes of an element.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Self::U8 | Self::I8 => 1,
+            Self::U16 | Self::I16 => 2,
+        }
+    }
+}
+
+/// Spreads 4-bit elements over bytes, low nibble first, extending the sign of signed ones. `dst` may have one byte
+/// less than twice the bytes of `src`.
+pub(crate) fn unpack_nibbles(signed: bool, src: &[u8], dst: &mut [u8]) {
+    // Two's complement: (n ^ 8) - 8 maps 8..=15 to -8..=-1 and leaves 0..=7.
+    let flip = if signed { 8u8 } else { 0 };
+    let (pairs, last) = dst.as_chunks_mut::<2>();
+    for (pair, &byte) in pairs.iter_mut().zip(src) {
+        let wide = u16::from(byte);
+        let [low, high] = ((wide & 0x0F) | ((wide & 0xF0) << 4)).to_le_bytes();
+        *pair = [
+            (low ^ flip).wrapping_sub(flip),
+            (high ^ flip).wrapping_sub(flip),
+        ];
+    }
+    if let ([out], Some(&byte)) = (last, src.get(pairs.len())) {
+        *out = ((byte & 0x0F) ^ flip).wrapping_sub(flip);
+    }
+}
+
+fn one_scale<const N: usize, S: Slot>(
+    codes: &[u8],
+    value: impl Fn([u8; N]) -> f32,
+    scale: f32,
+    zero_point: f32,
+    dst: &mut [S],
+) {
+    for (out, code) in dst.iter_mut().zip(codes.as_chunks::<N>().0) {
+        *out = S::of((value(*code) - zero_point) * scale);
+    }
+}
+
+/// Dequantizes a run of elements that share a scale. Stops at the shorter of codes and `dst`.
+pub(crate) fn run<S: Slot>(kind: Codes, codes: &[u8], scale: f32, zero_point: f32, dst: &mut [S]) {
+    match kind {
+        Codes::U8 => one_scale(codes, |[b]| f32::from(b), scale, zero_point, dst),
+        Codes::I8 => one_scale(
+            codes,
+            |b| f32::from(i8::from_le_bytes(b)),
+            scale,
+            zero_point,
+            dst,
+        ),
+        Codes::U16 => one_scale(
+            codes,
+            |b| f32::from(u16::from_le_bytes(b)),
+            scale,
+            zero_point,
+            dst,
+        ),
+        Codes::I16 => one_scale(
+            codes,
+            |b| f32::from(i16::from_le_bytes(b)),
+            scale,
+            zero_point,
+            dst,
+        ),
+    }
+}
+
+fn own_scales<const N: usize, S: Slot>(
+    codes: &[u8],
+    value: impl Fn([u8; N]) -> f32,
+    scales: &[f32],
+    zero_points: &[f32],
+    dst: &mut [S],
+) {
+    for (((out, code), scale), zero_point) in dst
+        .iter_mut()
+        .zip(codes.as_chunks::<N>().0)
+        .zip(scales)
+        .zip(zero_points)
+    {
+        *out = S::of((value(*code) - zero_point) * scale);
+    }
+}
+
+/// Dequantizes elements that each have their own scale. Stops at the shortest of the slices.
+pub(crate) fn each<S: Slot>(
+    kind: Codes,
+    codes: &[u8],
+    scales: &[f32],
+    zero_points: &[f32],
+    dst: &mut [S],
+) {
+    match kind {
+        Codes::U8 => own_scales(codes, |[b]| f32::from(b), scales, zero_points, dst),
+        Codes::I8 => own_scales(
+            codes,
+            |b| f32::from(i8::from_le_bytes(b)),
+            scales,
+            zero_points,
+            dst,
+        ),
+        Codes::U16 => own_scales(
+            codes,
+            |b| f32::from(u16::from_le_bytes(b)),
+            scales,
+            zero_points,
+            dst,
+        ),
+        Codes::I16 => own_scales(
+            codes,
+            |b| f32::from(i16::from_le_bytes(b)),
+            scales,
+            zero_points,
+            dst,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nibbles_unpack_low_first_with_their_sign() {
+        let mut out = [0x55; 5];
+        unpack_nibbles(true, &[0xD7, 0x18, 0x07], &mut out);
+        assert_eq!(out.map(u8::cast_signed), [7, -3, -8, 1, 7]);
+        unpack_nibbles(false, &[0xD7, 0x18, 0x07], &mut out);
+        assert_eq!(out, [7, 13, 8, 1, 7]);
+    }
+
+    #[test]
+    fn both_variants_agree_with_the_formula_for_every_code() {
+        for (kind, size) in [
+            (Codes::U8, 1),
+            (Codes::I8, 1),
+            (Codes::U16, 2),
+            (Codes::I16, 2),
+        ] {
+            let n = 1usize << (8 * size);
+            let codes: Vec<u8> = (0..n as u64)
+                .flat_map(|q| q.to_le_bytes().into_iter().take(size))
+                .collect();
+            for (scale, zero_point) in [
+                (0.1f32, 0i32),
+                (3.7e-5, 37),
+                (f32::MIN_POSITIVE, 128),
+                (1e30, -100),
+            ] {
+                let (mut a, mut b) = (vec![0.0f32; n], vec![[0u8; 4]; n]);
+                run(kind, &codes, scale, zero_point as f32, &mut a);
+                each(
+                    kind,
+                    &codes,
+                    &vec![scale; n],
+                    &vec![zero_point as f32; n],
+                    &mut b,
+                );
+                for (i, (a, b)) in a.iter().zip(&b).enumerate() {
+                    let q = match kind {
+                        Codes::U8 | Codes::U16 => i64::try_from(i).unwrap(),
+                        Codes::I8 | Codes::I16 => {
+                            let i = i64::try_from(i).unwrap();
+                            if i < n as i64 / 2 { i } else { i - n as i64 }
+                        }
+                    };
+                    let expected = (q - i64::from(zero_point)) as f32 * scale;
+                    assert_eq!(a.to_bits(), expected.to_bits());
+                    assert_eq!(*b, expected.to_le_bytes());
+                }
+            }
+        }
+    }
+}
