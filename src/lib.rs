@@ -6,4 +6,5 @@ pub mod dtype;
 pub mod error;
 pub mod filter;
 mod kernel;
+pub mod quant;
 pub mod tensor;

@@ -5,8 +5,16 @@
 //! table then covers it.
 
 mod affine;
+mod calibrate;
 mod cast;
+mod errors;
 mod identity;
+mod spec;
+
+use std::fmt;
+
+pub use calibrate::Calibrator;
+pub use spec::QuantSpec;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -14,6 +22,29 @@ use crate::error::{Error, Result};
 /// The id of a quantizer on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct QuantId(pub(crate) u16);
+
+impl QuantId {
+    /// Stored as they are.
+    pub const IDENTITY: Self = Self(0);
+    /// Another float dtype.
+    pub const CAST: Self = Self(1);
+    /// Integers with scales.
+    pub const AFFINE: Self = Self(2);
+
+    /// The number on disk.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl fmt::Display for QuantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match find(self.0) {
+            Some(quantizer) => f.write_str(quantizer.name()),
+            None => write!(f, "{:#06x}", self.0),
+        }
+    }
+}
 
 /// What the writer does with elements that a quantizer cannot represent (format-spec 9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -164,7 +195,9 @@ pub(crate) trait Quantizer: Sync {
     /// the static table if the field has one.
     ///
     /// # Errors
-    /// `Unrepresentable` under the policy `error`, with the sample's index counted by `out.num_samples`.
+    /// `Unrepresentable` under the policy `error`, with the sample's index counted by `out.num_samples`. After an error
+    /// `out` counts as garbage.
+    #[expect(clippy::too_many_arguments, reason = "each is a different fact about the samples, and callers are few")]
     fn quantize(
         &self,
         params: &QuantParams,
@@ -206,13 +239,186 @@ pub(crate) struct Block<'a> {
 /// Every quantizer of this build, by ascending id.
 pub(crate) static QUANTIZERS: &[&dyn Quantizer] = &[&identity::Identity, &cast::Cast, &affine::Affine];
 
-impl QuantParams {
-    /// True if scales are static: one table in the schema (format-spec 9.3).
-    pub(crate) fn static_scales(&self, ragged: bool) -> bool {
-        matches!(
-            self,
-            Self::Affine(AffineParams { granularity: Granularity::PerTensor, .. })
-        ) || (!ragged
-            && matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerChannel { .. }, .. })))
+fn find(id: u16) -> Option<&'static dyn Quantizer> {
+    QUANTIZERS.iter().copied().find(|quantizer| quantizer.id().0 == id)
+}
+
+/// The quantizer with this id on disk.
+///
+/// # Errors
+/// `Unsupported` if this build has none.
+pub(crate) fn by_id(id: u16) -> Result<&'static dyn Quantizer> {
+    find(id).ok_or_else(|| {
+        Error::unsupported(
+            format!("quantizer id {id:#06x}"),
+            "the file was written by a newer version; upgrade tensorshard to read it",
+        )
+    })
+}
+
+impl NonFinite {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Error => 0,
+            Self::Saturate => 1,
+            Self::Patch => 2,
+        }
+    }
+
+    fn from_byte(byte: u8) -> Result<Self> {
+        match byte {
+            0 => Ok(Self::Error),
+            1 => Ok(Self::Saturate),
+            2 => Ok(Self::Patch),
+            _ => Err(Error::corrupt("non_finite of a quantizer", "0, 1 or 2", byte)),
+        }
     }
 }
+
+impl QuantParams {
+    /// Reads the stage parameters of format-spec 9.
+    ///
+    /// # Errors
+    /// `Unsupported` for an unknown id, `Corrupt` for parameters out of range.
+    pub(crate) fn parse_stage(id: u16, params: &[u8]) -> Result<Self> {
+        by_id(id)?.parse(params)
+    }
+
+    /// Appends the stage parameters of format-spec 9.
+    pub(crate) fn emit(&self, out: &mut Vec<u8>) {
+        self.quantizer().emit(self, out);
+    }
+
+    /// The quantizer.
+    pub fn id(&self) -> QuantId {
+        self.quantizer().id()
+    }
+
+    /// The implementation.
+    pub(crate) fn quantizer(&self) -> &'static dyn Quantizer {
+        match self {
+            Self::Identity => &identity::Identity,
+            Self::Cast { .. } => &cast::Cast,
+            Self::Affine(_) => &affine::Affine,
+        }
+    }
+
+    /// Bits of a stored element of a field of this dtype.
+    pub fn stored_bits(&self, dtype: DType) -> u32 {
+        self.quantizer().stored_bits(self, dtype)
+    }
+
+    /// The scales that one sample of this shape has in its scales stream, if they are dynamic.
+    pub(crate) fn scales_per_sample(&self, shape: &[usize]) -> usize {
+        self.quantizer().scales_per_sample(self, shape)
+    }
+
+    /// True unless every value is stored as it is.
+    pub fn is_lossy(&self) -> bool {
+        !matches!(self, Self::Identity)
+    }
+
+    /// True if zero points are stored beside the scales.
+    pub fn has_zero_points(&self) -> bool {
+        matches!(self, Self::Affine(AffineParams { symmetric: false, .. }))
+    }
+
+    /// The dtype of the scales stream, if there are scales.
+    pub(crate) fn scale_dtype(&self) -> Option<DType> {
+        match self {
+            Self::Affine(affine) => Some(affine.scale_dtype),
+            _ => None,
+        }
+    }
+
+    /// True if scales are static: one table in the schema (format-spec 9.3).
+    pub(crate) fn static_scales(&self, ragged: bool) -> bool {
+        matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerTensor, .. }))
+            || (!ragged
+                && matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerChannel { .. }, .. })))
+    }
+
+    /// Checks zero points read from a file.
+    ///
+    /// # Errors
+    /// `Corrupt` if one is outside qmin..qmax.
+    pub(crate) fn validate_zero_points(&self, zero_points: &[i32]) -> Result<()> {
+        let Self::Affine(affine) = self else { return Ok(()) };
+        let (low, high) = affine::q_range(affine);
+        match zero_points.iter().find(|z| !(low..=high).contains(*z)) {
+            None => Ok(()),
+            Some(found) => Err(Error::corrupt("zero_point", format!("{low} to {high}"), found)),
+        }
+    }
+}
+
+/// The smallest positive normal value of a scale dtype.
+fn smallest_normal(scale_dtype: DType) -> f32 {
+    match scale_dtype {
+        // 2^-14
+        DType::F16 => f32::from_bits((127 - 14) << 23),
+        _ => f32::MIN_POSITIVE,
+    }
+}
+
+/// Checks scales read from a file: finite, positive, normal and representable in `scale_dtype`.
+///
+/// # Errors
+/// `Corrupt` if one is not.
+pub(crate) fn validate_scales(scales: &[f32], scale_dtype: DType) -> Result<()> {
+    let smallest = smallest_normal(scale_dtype);
+    let good = |scale: f32| {
+        let mut rounded = [scale];
+        crate::kernel::convert::round_to(scale_dtype, &mut rounded);
+        (scale >= smallest) & (scale <= f32::MAX) & (rounded[0].to_bits() == scale.to_bits())
+    };
+    match scales.iter().find(|scale| !good(**scale)) {
+        None => Ok(()),
+        Some(found) => Err(Error::corrupt("scale", format!("a positive, finite, normal {scale_dtype}"), found)),
+    }
+}
+
+fn bits_of(dtype: DType) -> u32 {
+    match dtype.size() {
+        1 => 8,
+        2 => 16,
+        4 => 32,
+        _ => 64,
+    }
+}
+
+/// Writes f32 as one of the dtypes that readers can ask for.
+fn write_f32(dtype_out: DType, src: &[f32], dst: &mut [u8]) -> Result<()> {
+    if !matches!(dtype_out, DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
+        return Err(Error::invalid(format!(
+            "quantized elements cannot be read as {dtype_out}; f32, f16, bf16 and f64 are possible"
+        )));
+    }
+    crate::kernel::convert::from_f32(dtype_out, src, dst)
+}
+
+/// The parameters are those of another quantizer: a bug of the caller.
+fn wrong_params(quantizer: &'static str, params: &QuantParams) -> Error {
+    Error::invalid(format!("quantizer {quantizer} was given the parameters {params:?}"))
+}
+
+/// Bytes that do not match the number of elements: a bug of the caller.
+fn wrong_length(what: &'static str, expected: usize, found: usize) -> Error {
+    Error::invalid(format!("{what} need {expected} bytes, got {found}"))
+}
+
+/// Checks that `src` is `num_samples` samples of `shape`, and gives the elements of one.
+fn elements_of(dtype: DType, shape: &[usize], num_samples: usize, src: &[u8]) -> Result<usize> {
+    let n = crate::tensor::num_elements(shape)
+        .ok_or_else(|| Error::invalid(format!("a sample of shape {shape:?} is too large")))?;
+    match n.checked_mul(dtype.size()).and_then(|len| len.checked_mul(num_samples)) {
+        Some(len) if len == src.len() => Ok(n),
+        _ => Err(Error::invalid(format!(
+            "{num_samples} {dtype} samples of shape {shape:?} do not have {} bytes",
+            src.len()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
