@@ -1,6 +1,6 @@
 //! Codecs: the bytes of one piece to fewer bytes (format-spec 7).
 //!
-//! To add a codec: write `src/codec/foo.rs` with an `impl Codec`, add one line to [`CODECS`] and one row to the table
+//! To add a codec: write `src/codec/foo.rs` with an `impl Codec`, add one line to `CODECS` and one row to the table
 //! of format-spec 7. Every test and bench over the table then covers it.
 
 mod deflate;

@@ -1,5 +1,6 @@
 //! Bit shuffle: bit 0 of all elements, then bit 1, and so on (format-spec 8).
 
+use super::byte_shuffle::ByteShuffle;
 use super::{Filter, FilterId};
 
 /// Groups of 8 elements handled together, so that a plane is written 8 bytes at a time.
@@ -32,64 +33,63 @@ fn transpose_bytes(x: &mut [u64; 8]) {
     }
 }
 
-/// `E` bytes an element; `src` holds a multiple of 8 elements.
-fn apply<const E: usize>(src: &[u8], dst: &mut [u8]) {
-    let elements = src.as_chunks::<E>().0;
-    let plane_len = elements.len() / 8;
-    let groups = elements.as_chunks::<8>().0;
-    let (blocks, rest) = groups.as_chunks::<GROUPS>();
-    for (i, block) in blocks.iter().enumerate() {
-        for j in 0..E {
-            let mut words = block
-                .map(|group| transpose_bits(u64::from_le_bytes(group.map(|element| element[j]))));
+/// Elements handled together.
+const BLOCK: usize = 8 * GROUPS;
+/// Bytes of as many of the largest elements.
+const SCRATCH: usize = 8 * BLOCK;
+
+/// `src` holds a multiple of 8 elements. Each block of 64 is byte shuffled first: then 8 bytes that belong together lie
+/// together.
+fn apply(elem_size: usize, src: &[u8], dst: &mut [u8]) {
+    let plane_len = src.len() / (8 * elem_size);
+    let mut scratch = [0; SCRATCH];
+    for (i, block) in src.chunks(BLOCK * elem_size).enumerate() {
+        let bytes = &mut scratch[..block.len()];
+        ByteShuffle.apply(elem_size, block, bytes);
+        let groups = block.len() / (8 * elem_size);
+        for (j, plane) in bytes.chunks_exact(8 * groups).enumerate() {
+            let mut words = [0; GROUPS];
+            for (word, group) in words.iter_mut().zip(plane.as_chunks::<8>().0) {
+                *word = transpose_bits(u64::from_le_bytes(*group));
+            }
             transpose_bytes(&mut words);
             for (b, word) in words.iter().enumerate() {
                 let at = (8 * j + b) * plane_len + i * GROUPS;
-                dst[at..at + GROUPS].copy_from_slice(&word.to_le_bytes());
-            }
-        }
-    }
-    for (i, group) in rest.iter().enumerate() {
-        for j in 0..E {
-            let word = transpose_bits(u64::from_le_bytes(group.map(|element| element[j])));
-            for (b, byte) in word.to_le_bytes().into_iter().enumerate() {
-                dst[(8 * j + b) * plane_len + blocks.len() * GROUPS + i] = byte;
+                // Of a length known to the compiler where it can be: +25% (`filter_speed`).
+                if groups == GROUPS {
+                    dst[at..at + GROUPS].copy_from_slice(&word.to_le_bytes());
+                } else {
+                    dst[at..at + groups].copy_from_slice(&word.to_le_bytes()[..groups]);
+                }
             }
         }
     }
 }
 
-fn undo<const E: usize>(src: &[u8], dst: &mut [u8]) {
-    let elements = dst.as_chunks_mut::<E>().0;
-    let plane_len = elements.len() / 8;
-    let groups = elements.as_chunks_mut::<8>().0;
-    let (blocks, rest) = groups.as_chunks_mut::<GROUPS>();
-    let start = blocks.len() * GROUPS;
-    for (i, block) in blocks.iter_mut().enumerate() {
-        for j in 0..E {
-            let mut words = [0; 8];
+fn undo(elem_size: usize, src: &[u8], dst: &mut [u8]) {
+    let plane_len = src.len() / (8 * elem_size);
+    let mut scratch = [0; SCRATCH];
+    for (i, block) in dst.chunks_mut(BLOCK * elem_size).enumerate() {
+        let bytes = &mut scratch[..block.len()];
+        let groups = block.len() / (8 * elem_size);
+        for (j, plane) in bytes.chunks_exact_mut(8 * groups).enumerate() {
+            let mut words = [0; GROUPS];
             for (b, word) in words.iter_mut().enumerate() {
                 let at = (8 * j + b) * plane_len + i * GROUPS;
-                let mut bytes = [0; 8];
-                bytes.copy_from_slice(&src[at..at + GROUPS]);
-                *word = u64::from_le_bytes(bytes);
+                let mut part = [0; 8];
+                if groups == GROUPS {
+                    part.copy_from_slice(&src[at..at + GROUPS]);
+                } else {
+                    part[..groups].copy_from_slice(&src[at..at + groups]);
+                }
+                *word = u64::from_le_bytes(part);
             }
             transpose_bytes(&mut words);
-            for (group, word) in block.iter_mut().zip(words) {
-                for (element, byte) in group.iter_mut().zip(transpose_bits(word).to_le_bytes()) {
-                    element[j] = byte;
-                }
+            for (group, word) in plane.as_chunks_mut::<8>().0.iter_mut().zip(words) {
+                *group = transpose_bits(word).to_le_bytes();
             }
         }
-    }
-    for (i, group) in rest.iter_mut().enumerate() {
-        for j in 0..E {
-            let bytes = std::array::from_fn(|b| src[(8 * j + b) * plane_len + start + i]);
-            let bytes = transpose_bits(u64::from_le_bytes(bytes)).to_le_bytes();
-            for (element, byte) in group.iter_mut().zip(bytes) {
-                element[j] = byte;
-            }
-        }
+        ByteShuffle.undo(elem_size, bytes, block);
     }
 }
 
@@ -106,23 +106,13 @@ impl Filter for BitShuffle {
         let planes = src.len() - src.len() % (8 * elem_size);
         dst[planes..].copy_from_slice(&src[planes..]);
         let (src, dst) = (&src[..planes], &mut dst[..planes]);
-        match elem_size {
-            2 => apply::<2>(src, dst),
-            4 => apply::<4>(src, dst),
-            8 => apply::<8>(src, dst),
-            _ => apply::<1>(src, dst),
-        }
+        apply(elem_size, src, dst);
     }
 
     fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
         let planes = src.len() - src.len() % (8 * elem_size);
         dst[planes..].copy_from_slice(&src[planes..]);
         let (src, dst) = (&src[..planes], &mut dst[..planes]);
-        match elem_size {
-            2 => undo::<2>(src, dst),
-            4 => undo::<4>(src, dst),
-            8 => undo::<8>(src, dst),
-            _ => undo::<1>(src, dst),
-        }
+        undo(elem_size, src, dst);
     }
 }

@@ -1,13 +1,15 @@
 //! Affine: stored elements are integers with scales, x = scale * (q - zero_point) (format-spec 9.3).
 
 use super::{
-    AffineParams, Block, Granularity, NonFinite, QuantId, QuantParams, Quantized, Quantizer, Scales, elements_of,
-    smallest_normal, wrong_length, wrong_params, write_f32,
+    AffineParams, Block, Granularity, NonFinite, QuantId, QuantParams, Quantized, Quantizer,
+    Scales, elements_of, smallest_normal, write_f32, wrong_length, wrong_params,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::BLOCK;
-use crate::kernel::convert::{Slot, f32_to_bf16, f32_to_f16, f64_to_f32, from_f32, largest, round_to, to_f32, to_f64};
+use crate::kernel::convert::{
+    Slot, f32_to_bf16, f32_to_f16, f64_to_f32, from_f32, largest, round_to, to_f32, to_f64,
+};
 use crate::kernel::dequant::{self, Codes};
 use crate::kernel::quantize::{Grids, finite_range, in_range, quantize};
 use crate::tensor::num_elements;
@@ -34,7 +36,11 @@ pub(super) fn q_range(p: &AffineParams) -> (i32, i32) {
 
 /// The zero_point of a symmetric quantizer.
 fn fixed_zero_point(p: &AffineParams) -> i32 {
-    if p.signed { 0 } else { 1 << (p.bits.clamp(1, 16) - 1) }
+    if p.signed {
+        0
+    } else {
+        1 << (p.bits.clamp(1, 16) - 1)
+    }
 }
 
 /// Which scale belongs to which element: rows of `row` elements are cut into groups of `group` (the last of a row may
@@ -49,18 +55,32 @@ pub(super) struct Layout {
 impl Layout {
     pub(super) fn new(granularity: Granularity, shape: &[usize]) -> Self {
         match granularity {
-            Granularity::PerTensor | Granularity::PerSample => {
-                Self { row: usize::MAX, group: usize::MAX, modulus: 1 }
-            }
+            Granularity::PerTensor | Granularity::PerSample => Self {
+                row: usize::MAX,
+                group: usize::MAX,
+                modulus: 1,
+            },
             Granularity::PerChannel { axis } => {
                 let axis = usize::from(axis);
-                let inner = shape.get(axis + 1..).and_then(num_elements).unwrap_or(1).max(1);
-                Self { row: inner, group: inner, modulus: shape.get(axis).copied().unwrap_or(1).max(1) }
+                let inner = shape
+                    .get(axis + 1..)
+                    .and_then(num_elements)
+                    .unwrap_or(1)
+                    .max(1);
+                Self {
+                    row: inner,
+                    group: inner,
+                    modulus: shape.get(axis).copied().unwrap_or(1).max(1),
+                }
             }
             Granularity::PerGroup { size } => {
                 let row = shape.last().copied().unwrap_or(1).max(1);
                 let group = usize::try_from(size).unwrap_or(usize::MAX).clamp(1, row);
-                Self { row, group, modulus: usize::MAX }
+                Self {
+                    row,
+                    group,
+                    modulus: usize::MAX,
+                }
             }
         }
     }
@@ -98,7 +118,11 @@ impl Cursor {
         let (scale, count) = (self.scale, self.left.min(max));
         self.left -= count;
         if self.left == 0 {
-            self.scale = if scale + 1 == self.layout.modulus { 0 } else { scale + 1 };
+            self.scale = if scale + 1 == self.layout.modulus {
+                0
+            } else {
+                scale + 1
+            };
             self.row_left -= self.layout.group.min(self.row_left);
             if self.row_left == 0 {
                 self.row_left = self.layout.row;
@@ -134,7 +158,11 @@ fn neighbour(scale_dtype: DType, scale: f32, up: bool) -> f32 {
         DType::BF16 => 1 << 16,
         _ => 1,
     };
-    f32::from_bits(if up { scale.to_bits() + unit } else { scale.to_bits() - unit })
+    f32::from_bits(if up {
+        scale.to_bits() + unit
+    } else {
+        scale.to_bits() - unit
+    })
 }
 
 /// Rounds up to a scale: at least the smallest normal of its dtype, at most the largest.
@@ -162,7 +190,12 @@ fn round_up(x: f64, scale_dtype: DType) -> f32 {
 impl Fitter {
     pub(super) fn new(params: &AffineParams, dtype: DType) -> Self {
         let (qmin, qmax) = q_range(params);
-        Self { params: *params, dtype, qmin, qmax }
+        Self {
+            params: *params,
+            dtype,
+            qmin,
+            qmax,
+        }
     }
 
     /// True if an f32 is finite after conversion to the field's dtype.
@@ -174,35 +207,53 @@ impl Fitter {
 
     /// Scale and zero_point for elements in `low..=high`, which is (inf, -inf) if there are none.
     pub(super) fn fit(&self, low: f32, high: f32) -> (f32, i32) {
-        let p = &self.params;
-        let any = low <= high;
-        let (low, high) = if any { (f64::from(low), f64::from(high)) } else { (0.0, 0.0) };
-        let (low, high) = (low.min(0.0), high.max(0.0));
-        if p.symmetric {
-            let zero_point = fixed_zero_point(p);
-            let amax = high.max(-low);
-            if amax == 0.0 {
-                return (1.0, zero_point);
-            }
-            let levels = f64::from(self.qmax - zero_point);
-            let mut scale = round_up(amax / levels, p.scale_dtype);
-            // Next to the end of the field's range the largest code may decode to infinity; the scale below is then as
-            // good, and its codes are clamped by less than half a step.
-            if !self.fits(f64_to_f32(levels) * scale) && scale > smallest_normal(p.scale_dtype) {
-                let below = neighbour(p.scale_dtype, scale, false);
-                if amax / f64::from(below) <= levels + 0.25 {
-                    scale = below;
-                }
-            }
-            return (scale, zero_point);
+        let (low, high) = if low <= high {
+            (low.min(0.0), high.max(0.0))
+        } else {
+            (0.0, 0.0)
+        };
+        let (wide_low, wide_high) = (f64::from(low), f64::from(high));
+        let ideal = if self.params.symmetric {
+            wide_high.max(-wide_low) / f64::from(self.qmax - fixed_zero_point(&self.params))
+        } else {
+            (wide_high - wide_low) / f64::from(self.qmax - self.qmin)
+        };
+        if ideal == 0.0 {
+            return (1.0, self.zero_point(1.0, wide_low));
         }
-        let levels = f64::from(self.qmax - self.qmin);
-        let scale = if low == high { 1.0 } else { round_up((high - low) / levels, p.scale_dtype) };
-        let zero_point = (f64::from(self.qmin) - low / f64::from(scale)).round_ties_even();
-        let zero_point = zero_point.clamp(f64::from(self.qmin), f64::from(self.qmax));
-        #[expect(clippy::cast_possible_truncation, reason = "an integer between qmin and qmax")]
-        let zero_point = zero_point as i32;
+        let scale = round_up(ideal, self.params.scale_dtype);
+        let zero_point = self.zero_point(scale, wide_low);
+        // Next to the end of the field's range, rounded up, the outermost code may decode to infinity. The scale below
+        // is then as good if the elements are still within half a step of its codes.
+        let covers = |scale: f32, zero_point| {
+            let grid = self.grid(scale, zero_point);
+            in_range(low / scale, grid.low, grid.high)
+                && in_range(high / scale, grid.low, grid.high)
+        };
+        if !covers(scale, zero_point) && scale > smallest_normal(self.params.scale_dtype) {
+            let below = neighbour(self.params.scale_dtype, scale, false);
+            let zero_point = self.zero_point(below, wide_low);
+            if covers(below, zero_point) {
+                return (below, zero_point);
+            }
+        }
         (scale, zero_point)
+    }
+
+    fn zero_point(&self, scale: f32, low: f64) -> i32 {
+        if self.params.symmetric {
+            return fixed_zero_point(&self.params);
+        }
+        let (qmin, qmax) = (f64::from(self.qmin), f64::from(self.qmax));
+        let zero_point = (qmin - low / f64::from(scale))
+            .round_ties_even()
+            .clamp(qmin, qmax);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an integer between qmin and qmax"
+        )]
+        let zero_point = zero_point as i32;
+        zero_point
     }
 
     /// The grid of a scale: all of qmin..qmax, less what decodes to infinity in the field's dtype.
@@ -218,7 +269,12 @@ impl Fitter {
             }
             difference
         };
-        Grid { scale, zero_point: zero_point as f32, low: end(self.qmin, 1.0), high: end(self.qmax, -1.0) }
+        Grid {
+            scale,
+            zero_point: zero_point as f32,
+            low: end(self.qmin, 1.0),
+            high: end(self.qmax, -1.0),
+        }
     }
 }
 
@@ -256,7 +312,13 @@ struct Scratch {
 impl Scratch {
     fn new() -> Self {
         let zeros = [0.0; PART];
-        Self { scale: zeros, zero_point: zeros, low: zeros, high: zeros, holds: None }
+        Self {
+            scale: zeros,
+            zero_point: zeros,
+            low: zeros,
+            high: zeros,
+            holds: None,
+        }
     }
 
     fn fill(&mut self, cursor: &mut Cursor, grids: &[Grid], count: usize) {
@@ -277,7 +339,12 @@ impl Scratch {
     }
 
     fn grids(&self) -> Grids<'_> {
-        Grids { scale: &self.scale, zero_point: &self.zero_point, low: &self.low, high: &self.high }
+        Grids {
+            scale: &self.scale,
+            zero_point: &self.zero_point,
+            low: &self.low,
+            high: &self.high,
+        }
     }
 }
 
@@ -288,7 +355,10 @@ fn put_codes(bits: u8, q: &[i32], out: &mut Vec<u8>) {
             (pair[0].to_le_bytes()[0] & 0x0F) | (high << 4)
         })),
         8 => out.extend(q.iter().map(|q| q.to_le_bytes()[0])),
-        _ => out.extend(q.iter().flat_map(|q| [q.to_le_bytes()[0], q.to_le_bytes()[1]])),
+        _ => out.extend(
+            q.iter()
+                .flat_map(|q| [q.to_le_bytes()[0], q.to_le_bytes()[1]]),
+        ),
     }
 }
 
@@ -325,17 +395,23 @@ fn quantize_sample(
                 }
                 if p.non_finite == NonFinite::Patch {
                     // q - zero_point = 0: compresses well, and the patch replaces it.
-                    #[expect(clippy::cast_possible_truncation, reason = "an integer between qmin and qmax")]
+                    #[expect(
+                        clippy::cast_possible_truncation,
+                        reason = "an integer between qmin and qmax"
+                    )]
                     let zero_point = scratch.zero_point[i] as i32;
                     q[i] = zero_point;
                     wide[i] = source[i];
-                    out.patch_indices.push(out.num_elements + (part * PART + i) as u64);
-                    out.patch_values.extend_from_slice(&src[i * dtype.size()..(i + 1) * dtype.size()]);
+                    out.patch_indices
+                        .push(out.num_elements + (part * PART + i) as u64);
+                    out.patch_values
+                        .extend_from_slice(&src[i * dtype.size()..(i + 1) * dtype.size()]);
                 } else if p.non_finite == NonFinite::Error || source[i].is_nan() {
                     let reason = if source[i].is_nan() {
                         "affine has no code for NaN".to_owned()
                     } else {
-                        let [low, high] = [scratch.low[i], scratch.high[i]].map(|end| end * scratch.scale[i]);
+                        let [low, high] =
+                            [scratch.low[i], scratch.high[i]].map(|end| end * scratch.scale[i]);
                         format!("the quantizer's range is {low} to {high}")
                     };
                     return Err(Error::unrepresentable(source[i], out.num_samples, reason));
@@ -363,7 +439,9 @@ struct Decoder<'a> {
 
 impl Decoder<'_> {
     fn zero_point(&self, index: usize) -> f32 {
-        self.zero_points.get(index).map_or(self.fixed, |z| *z as f32)
+        self.zero_points
+            .get(index)
+            .map_or(self.fixed, |z| *z as f32)
     }
 
     /// Dequantizes `dst.len()` elements, at most `BLOCK`; nibbles are unpacked already.
@@ -375,12 +453,34 @@ impl Decoder<'_> {
                 let (index, n) = cursor.next(count - done);
                 let codes = &codes[done * size..];
                 let zero_point = self.zero_point(index);
-                dequant::run(self.kind, codes, self.scales[index], zero_point, &mut dst[done..done + n]);
+                dequant::run(
+                    self.kind,
+                    codes,
+                    self.scales[index],
+                    zero_point,
+                    &mut dst[done..done + n],
+                );
                 done += n;
             }
             return;
         }
         let (mut scales, mut zero_points) = ([0.0f32; BLOCK], [self.fixed; BLOCK]);
+        let period = cursor.layout.modulus;
+        if cursor.layout.row == 1 && period <= self.scales.len() {
+            // Channels along the last axis: whole stretches of the table.
+            while done < count {
+                let n = (period - cursor.scale).min(count - done);
+                scales[done..done + n]
+                    .copy_from_slice(&self.scales[cursor.scale..cursor.scale + n]);
+                if !self.zero_points.is_empty() {
+                    for (i, zero_point) in zero_points[done..done + n].iter_mut().enumerate() {
+                        *zero_point = self.zero_point(cursor.scale + i);
+                    }
+                }
+                cursor.scale = (cursor.scale + n) % period;
+                done += n;
+            }
+        }
         while done < count {
             let (index, n) = cursor.next(count - done);
             scales[done..done + n].fill(self.scales[index]);
@@ -403,10 +503,32 @@ impl Quantizer for Affine {
     }
 
     fn parse(&self, params: &[u8]) -> Result<QuantParams> {
-        let Some(&[bits, signed, symmetric, granularity, axis, non_finite, s0, s1, g0, g1, g2, g3, r0, r1, r2, r3]) =
-            params.as_array::<16>()
+        let Some(
+            &[
+                bits,
+                signed,
+                symmetric,
+                granularity,
+                axis,
+                non_finite,
+                s0,
+                s1,
+                g0,
+                g1,
+                g2,
+                g3,
+                r0,
+                r1,
+                r2,
+                r3,
+            ],
+        ) = params.first_chunk::<16>().filter(|_| params.len() == 16)
         else {
-            return Err(Error::corrupt("parameters of quantizer affine", "16 bytes", params.len()));
+            return Err(Error::corrupt(
+                "parameters of quantizer affine",
+                "16 bytes",
+                params.len(),
+            ));
         };
         let flag = |name: &'static str, byte| match byte {
             0 => Ok(false),
@@ -414,7 +536,11 @@ impl Quantizer for Affine {
             _ => Err(Error::corrupt(name, "0 or 1", byte)),
         };
         if ![4, 8, 16].contains(&bits) {
-            return Err(Error::corrupt("bits of quantizer affine", "4, 8 or 16", bits));
+            return Err(Error::corrupt(
+                "bits of quantizer affine",
+                "4, 8 or 16",
+                bits,
+            ));
         }
         let size = u32::from_le_bytes([g0, g1, g2, g3]);
         let granularity = match (granularity, axis, size) {
@@ -431,11 +557,21 @@ impl Quantizer for Affine {
             }
         };
         let id = u16::from_le_bytes([s0, s1]);
-        let Some(scale_dtype) = DType::from_id(id).filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16)) else {
-            return Err(Error::corrupt("scale_dtype of quantizer affine", "f32, f16 or bf16", id));
+        let Some(scale_dtype) =
+            DType::from_id(id).filter(|d| matches!(d, DType::F32 | DType::F16 | DType::BF16))
+        else {
+            return Err(Error::corrupt(
+                "scale_dtype of quantizer affine",
+                "f32, f16 or bf16",
+                id,
+            ));
         };
         if [r0, r1, r2, r3] != [0; 4] {
-            return Err(Error::corrupt("reserved bytes of quantizer affine", 0, format!("{:?}", [r0, r1, r2, r3])));
+            return Err(Error::corrupt(
+                "reserved bytes of quantizer affine",
+                0,
+                format!("{:?}", [r0, r1, r2, r3]),
+            ));
         }
         Ok(QuantParams::Affine(AffineParams {
             bits,
@@ -448,7 +584,9 @@ impl Quantizer for Affine {
     }
 
     fn emit(&self, params: &QuantParams, out: &mut Vec<u8>) {
-        let QuantParams::Affine(p) = params else { return };
+        let QuantParams::Affine(p) = params else {
+            return;
+        };
         let (granularity, axis, size) = match p.granularity {
             Granularity::PerTensor => (0, 0, 0),
             Granularity::PerChannel { axis } => (1, axis, 0),
@@ -456,7 +594,14 @@ impl Quantizer for Affine {
             Granularity::PerGroup { size } => (3, 0, size),
         };
         let flags = [u8::from(p.signed), u8::from(p.symmetric)];
-        out.extend_from_slice(&[p.bits, flags[0], flags[1], granularity, axis, p.non_finite.to_byte()]);
+        out.extend_from_slice(&[
+            p.bits,
+            flags[0],
+            flags[1],
+            granularity,
+            axis,
+            p.non_finite.to_byte(),
+        ]);
         out.extend_from_slice(&p.scale_dtype.id().to_le_bytes());
         out.extend_from_slice(&size.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
@@ -470,19 +615,29 @@ impl Quantizer for Affine {
             )));
         }
         if ![4, 8, 16].contains(&p.bits) {
-            return Err(Error::invalid(format!("{} bits cannot be stored; 4, 8 and 16 can", p.bits)));
+            return Err(Error::invalid(format!(
+                "{} bits cannot be stored; 4, 8 and 16 can",
+                p.bits
+            )));
         }
         if !matches!(p.scale_dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::invalid(format!("scales cannot be {}; f32, f16 and bf16 are possible", p.scale_dtype)));
+            return Err(Error::invalid(format!(
+                "scales cannot be {}; f32, f16 and bf16 are possible",
+                p.scale_dtype
+            )));
         }
         match (p.granularity, rank) {
-            (Granularity::PerGroup { size: 0 }, _) => Err(Error::invalid("a group needs at least 1 element")),
+            (Granularity::PerGroup { size: 0 }, _) => {
+                Err(Error::invalid("a group needs at least 1 element"))
+            }
             (Granularity::PerChannel { .. }, None) => Err(Error::invalid(
                 "a field of variable rank has no axis for scales per channel; take them per sample",
             )),
-            (Granularity::PerChannel { axis }, Some(rank)) if usize::from(axis) >= rank => Err(Error::invalid(format!(
-                "samples of rank {rank} have no axis {axis} for scales per channel; axis 0 is the outermost"
-            ))),
+            (Granularity::PerChannel { axis }, Some(rank)) if usize::from(axis) >= rank => {
+                Err(Error::invalid(format!(
+                    "samples of rank {rank} have no axis {axis} for scales per channel; axis 0 is the outermost"
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -519,10 +674,18 @@ impl Quantizer for Affine {
         let mut grids = Vec::new();
         if let Some(table) = statics {
             let expected = check_statics(p, shape, table)?;
-            let zero_point = |i| table.zero_points.get(i).copied().unwrap_or_else(|| fixed_zero_point(p));
+            let zero_point = |i| {
+                table
+                    .zero_points
+                    .get(i)
+                    .copied()
+                    .unwrap_or_else(|| fixed_zero_point(p))
+            };
             grids.extend((0..expected).map(|i| fitter.grid(table.scales[i], zero_point(i))));
         } else if p.granularity == Granularity::PerTensor {
-            return Err(Error::invalid("scales per tensor must be given, or calibrated on a first pass"));
+            return Err(Error::invalid(
+                "scales per tensor must be given, or calibrated on a first pass",
+            ));
         }
         let per_sample = scales_of(p.granularity, shape);
         let mut ends = Vec::new();
@@ -539,8 +702,12 @@ impl Quantizer for Affine {
                     let (scale, zero_point) = fitter.fit(low, high);
                     grids.push(fitter.grid(scale, zero_point));
                     match p.scale_dtype {
-                        DType::F16 => out.scales.extend_from_slice(&f32_to_f16(scale).to_le_bytes()),
-                        DType::BF16 => out.scales.extend_from_slice(&f32_to_bf16(scale).to_le_bytes()),
+                        DType::F16 => out
+                            .scales
+                            .extend_from_slice(&f32_to_f16(scale).to_le_bytes()),
+                        DType::BF16 => out
+                            .scales
+                            .extend_from_slice(&f32_to_bf16(scale).to_le_bytes()),
                         _ => out.scales.extend_from_slice(&scale.to_le_bytes()),
                     }
                     if !p.symmetric {
@@ -553,22 +720,37 @@ impl Quantizer for Affine {
         Ok(())
     }
 
-    fn dequantize(&self, params: &QuantParams, block: &Block<'_>, dtype_out: DType, dst: &mut [u8]) -> Result<()> {
+    fn dequantize(
+        &self,
+        params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+        dst: &mut [u8],
+    ) -> Result<()> {
         let p = parts(params)?;
         self.check(params, block.dtype, Some(block.shape.len()))?;
-        let whole = num_elements(block.shape).ok_or_else(|| Error::invalid("the shape of a sample is too large"))?;
+        let whole = num_elements(block.shape)
+            .ok_or_else(|| Error::invalid("the shape of a sample is too large"))?;
         if dst.len() != block.count.saturating_mul(dtype_out.size()) {
-            return Err(wrong_length("dequantized elements", block.count.saturating_mul(dtype_out.size()), dst.len()));
+            return Err(wrong_length(
+                "dequantized elements",
+                block.count.saturating_mul(dtype_out.size()),
+                dst.len(),
+            ));
         }
         write_f32(dtype_out, &[], &mut [])?;
         if block.count == 0 {
             return Ok(());
         }
         if whole == 0 {
-            return Err(Error::invalid("a sample without elements has none to dequantize"));
+            return Err(Error::invalid(
+                "a sample without elements has none to dequantize",
+            ));
         }
         let Some(end) = block.first.checked_add(block.count) else {
-            return Err(Error::invalid("there are no elements beyond the address space"));
+            return Err(Error::invalid(
+                "there are no elements beyond the address space",
+            ));
         };
         let samples = (end - 1) / whole + 1;
 
@@ -579,7 +761,11 @@ impl Quantizer for Affine {
             Granularity::PerChannel { .. } => block.scales.scales.len() == per_sample,
             Granularity::PerSample | Granularity::PerGroup { .. } => false,
         };
-        let needed = if is_static { Some(per_sample) } else { per_sample.checked_mul(samples) };
+        let needed = if is_static {
+            Some(per_sample)
+        } else {
+            per_sample.checked_mul(samples)
+        };
         let zero_points = block.scales.zero_points;
         let enough = |len: usize| needed.is_some_and(|needed| len >= needed);
         if !enough(block.scales.scales.len()) || (!p.symmetric && !enough(zero_points.len())) {
@@ -598,14 +784,17 @@ impl Quantizer for Affine {
         let whole = if joined { usize::MAX } else { whole };
         let layout = Layout::new(p.granularity, block.shape);
         let kind = Codes::new(p.bits, p.signed);
-        let through_f32 = dtype_out != DType::F32 || !matches!(block.dtype, DType::F32 | DType::F64);
+        let through_f32 =
+            dtype_out != DType::F32 || !matches!(block.dtype, DType::F32 | DType::F64);
         let (mut codes, mut dst) = (block.codes, dst);
         let (mut first, mut left) = (block.first, block.count);
         let (mut unpacked, mut x) = ([0u8; BLOCK], [0.0f32; BLOCK]);
         while left > 0 {
             let (sample, within) = (first / whole, first % whole);
             if nibbles && within % 2 == 1 {
-                return Err(Error::invalid("4-bit elements are dequantized from an even element on"));
+                return Err(Error::invalid(
+                    "4-bit elements are dequantized from an even element on",
+                ));
             }
             let base = if is_static { 0 } else { sample * per_sample };
             let decoder = Decoder {
@@ -621,9 +810,15 @@ impl Quantizer for Affine {
             while in_sample > 0 {
                 let count = in_sample.min(BLOCK);
                 in_sample -= count;
-                let len = if nibbles { count.div_ceil(2) } else { count * kind.size() };
+                let len = if nibbles {
+                    count.div_ceil(2)
+                } else {
+                    count * kind.size()
+                };
                 let Some((stored, rest)) = codes.split_at_checked(len) else {
-                    return Err(Error::invalid("there are fewer stored bytes than elements to dequantize"));
+                    return Err(Error::invalid(
+                        "there are fewer stored bytes than elements to dequantize",
+                    ));
                 };
                 codes = rest;
                 let (out, rest) = std::mem::take(&mut dst).split_at_mut(count * dtype_out.size());
@@ -647,7 +842,10 @@ impl Quantizer for Affine {
             }
         }
         if !codes.is_empty() {
-            return Err(Error::invalid(format!("{} stored bytes are left after dequantizing", codes.len())));
+            return Err(Error::invalid(format!(
+                "{} stored bytes are left after dequantizing",
+                codes.len()
+            )));
         }
         Ok(())
     }
@@ -663,7 +861,9 @@ pub(super) fn scales_of(granularity: Granularity, shape: &[usize]) -> usize {
             None => 1,
             Some((&last, others)) => {
                 let groups = last.div_ceil(usize::try_from(size).unwrap_or(usize::MAX).max(1));
-                num_elements(others).and_then(|rows| rows.checked_mul(groups)).unwrap_or(usize::MAX)
+                num_elements(others)
+                    .and_then(|rows| rows.checked_mul(groups))
+                    .unwrap_or(usize::MAX)
             }
         },
     }
@@ -675,7 +875,9 @@ fn check_statics(p: &AffineParams, shape: &[usize], table: &Scales) -> Result<us
         Granularity::PerTensor => 1,
         Granularity::PerChannel { .. } => scales_of(p.granularity, shape),
         Granularity::PerSample | Granularity::PerGroup { .. } => {
-            return Err(Error::invalid("scales per sample and per group are computed, they cannot be given"));
+            return Err(Error::invalid(
+                "scales per sample and per group are computed, they cannot be given",
+            ));
         }
     };
     let zero_points = if p.symmetric { 0 } else { expected };

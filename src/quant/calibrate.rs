@@ -25,21 +25,32 @@ impl Calibrator {
     /// `InvalidArgument` if the quantizer has no static scales.
     pub fn new(params: &QuantParams, shape: &[usize]) -> Result<Self> {
         let QuantParams::Affine(affine) = *params else {
-            return Err(Error::invalid("only integer quantizers have scales to calibrate"));
+            return Err(Error::invalid(
+                "only integer quantizers have scales to calibrate",
+            ));
         };
         let channels = match affine.granularity {
             Granularity::PerTensor => 1,
-            Granularity::PerChannel { axis } if usize::from(axis) < shape.len() => scales_of(affine.granularity, shape),
+            Granularity::PerChannel { axis } if usize::from(axis) < shape.len() => {
+                scales_of(affine.granularity, shape)
+            }
             Granularity::PerChannel { axis } => {
-                return Err(Error::invalid(format!("samples of shape {shape:?} have no axis {axis}")));
+                return Err(Error::invalid(format!(
+                    "samples of shape {shape:?} have no axis {axis}"
+                )));
             }
             Granularity::PerSample | Granularity::PerGroup { .. } => {
-                return Err(Error::invalid("scales per sample and per group are not static and need no calibration"));
+                return Err(Error::invalid(
+                    "scales per sample and per group are not static and need no calibration",
+                ));
             }
         };
         let sample = match affine.granularity {
             Granularity::PerTensor => None,
-            _ => Some(num_elements(shape).ok_or_else(|| Error::invalid("the shape of a sample is too large"))?),
+            _ => Some(
+                num_elements(shape)
+                    .ok_or_else(|| Error::invalid("the shape of a sample is too large"))?,
+            ),
         };
         Ok(Self {
             params: affine,
@@ -57,10 +68,15 @@ impl Calibrator {
     pub fn observe(&mut self, dtype: DType, samples: &[u8]) -> Result<()> {
         let unit = self.sample.unwrap_or(1).max(1) * dtype.size();
         if !samples.len().is_multiple_of(unit) {
-            return Err(Error::invalid(format!("{} bytes are not whole {dtype} samples", samples.len())));
+            return Err(Error::invalid(format!(
+                "{} bytes are not whole {dtype} samples",
+                samples.len()
+            )));
         }
         if *self.dtype.get_or_insert(dtype) != dtype {
-            return Err(Error::invalid(format!("samples of {dtype} follow samples of another dtype")));
+            return Err(Error::invalid(format!(
+                "samples of {dtype} follow samples of another dtype"
+            )));
         }
         // Samples are whole multiples of the channels' period, so they can be gone through as one.
         if !self.ranges.is_empty() {
@@ -74,6 +90,13 @@ impl Calibrator {
         let fitter = Fitter::new(&self.params, self.dtype.unwrap_or(DType::F32));
         let fitted = self.ranges.iter().map(|&(low, high)| fitter.fit(low, high));
         let (scales, zero_points) = fitted.unzip();
-        Scales { scales, zero_points: if self.params.symmetric { Vec::new() } else { zero_points } }
+        Scales {
+            scales,
+            zero_points: if self.params.symmetric {
+                Vec::new()
+            } else {
+                zero_points
+            },
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Cast: stored elements are floats of another dtype (format-spec 9.2).
 
 use super::{
-    Block, NonFinite, QuantId, QuantParams, Quantized, Quantizer, Scales, bits_of, elements_of, wrong_length,
-    wrong_params,
+    Block, NonFinite, QuantId, QuantParams, Quantized, Quantizer, Scales, bits_of, elements_of,
+    wrong_length, wrong_params,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -12,7 +12,13 @@ use crate::kernel::convert::{convert, from_f32, largest, round_to, to_f32, to_f6
 pub(super) struct Cast;
 
 /// The dtypes that elements can be stored in.
-const DESTINATIONS: [DType; 5] = [DType::F16, DType::BF16, DType::F8E4M3FN, DType::F8E5M2, DType::F32];
+const DESTINATIONS: [DType; 5] = [
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3FN,
+    DType::F8E5M2,
+    DType::F32,
+];
 
 fn parts(params: &QuantParams) -> Result<(DType, NonFinite)> {
     match *params {
@@ -32,7 +38,11 @@ fn largest_stored(field: DType, stored: DType) -> Result<f32> {
     round_to(field, &mut x);
     if !x[0].is_finite() {
         // Codes of positive floats are ordered as integers, and this one is not 0 in its lowest byte after borrowing.
-        let below = code.iter().rev().fold(0u32, |all, byte| (all << 8) | u32::from(*byte)) - 1;
+        let below = code
+            .iter()
+            .rev()
+            .fold(0u32, |all, byte| (all << 8) | u32::from(*byte))
+            - 1;
         code.copy_from_slice(&below.to_le_bytes()[..stored.size()]);
     }
     to_f32(stored, code, &mut x);
@@ -50,16 +60,31 @@ impl Quantizer for Cast {
 
     fn parse(&self, params: &[u8]) -> Result<QuantParams> {
         let &[d0, d1, non_finite, reserved] = params else {
-            return Err(Error::corrupt("parameters of quantizer cast", "4 bytes", params.len()));
+            return Err(Error::corrupt(
+                "parameters of quantizer cast",
+                "4 bytes",
+                params.len(),
+            ));
         };
         let id = u16::from_le_bytes([d0, d1]);
         let Some(dtype) = DType::from_id(id).filter(|dtype| DESTINATIONS.contains(dtype)) else {
-            return Err(Error::corrupt("dtype of quantizer cast", "f16, bf16, f8e4m3fn, f8e5m2 or f32", id));
+            return Err(Error::corrupt(
+                "dtype of quantizer cast",
+                "f16, bf16, f8e4m3fn, f8e5m2 or f32",
+                id,
+            ));
         };
         if reserved != 0 {
-            return Err(Error::corrupt("reserved byte of quantizer cast", 0, reserved));
+            return Err(Error::corrupt(
+                "reserved byte of quantizer cast",
+                0,
+                reserved,
+            ));
         }
-        Ok(QuantParams::Cast { dtype, non_finite: NonFinite::from_byte(non_finite)? })
+        Ok(QuantParams::Cast {
+            dtype,
+            non_finite: NonFinite::from_byte(non_finite)?,
+        })
     }
 
     fn emit(&self, params: &QuantParams, out: &mut Vec<u8>) {
@@ -72,7 +97,9 @@ impl Quantizer for Cast {
     fn check(&self, params: &QuantParams, dtype: DType, _rank: Option<usize>) -> Result<()> {
         let (stored, _) = parts(params)?;
         let source = matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
-        let fits = DESTINATIONS.contains(&stored) && (stored != DType::F32 || dtype == DType::F64) && stored != dtype;
+        let fits = DESTINATIONS.contains(&stored)
+            && (stored != DType::F32 || dtype == DType::F64)
+            && stored != dtype;
         if source && fits {
             return Ok(());
         }
@@ -125,7 +152,9 @@ impl Quantizer for Cast {
             let mut patched = Vec::new();
             if !finite {
                 for i in 0..count {
-                    let kept = source[i].is_nan() || (source[i].is_infinite() && has_infinity) || decoded[i].is_finite();
+                    let kept = source[i].is_nan()
+                        || (source[i].is_infinite() && has_infinity)
+                        || decoded[i].is_finite();
                     if kept {
                         continue;
                     }
@@ -139,9 +168,11 @@ impl Quantizer for Cast {
                         NonFinite::Patch => {
                             x[i] = 0.0;
                             patched.push(i);
-                            out.patch_indices.push(out.num_elements + (b * BLOCK + i) as u64);
+                            out.patch_indices
+                                .push(out.num_elements + (b * BLOCK + i) as u64);
                             let at = i * dtype.size();
-                            out.patch_values.extend_from_slice(&src[at..at + dtype.size()]);
+                            out.patch_values
+                                .extend_from_slice(&src[at..at + dtype.size()]);
                         }
                     }
                 }
@@ -164,21 +195,34 @@ impl Quantizer for Cast {
         Ok(())
     }
 
-    fn dequantize(&self, params: &QuantParams, block: &Block<'_>, dtype_out: DType, dst: &mut [u8]) -> Result<()> {
+    fn dequantize(
+        &self,
+        params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+        dst: &mut [u8],
+    ) -> Result<()> {
         let (stored, _) = parts(params)?;
-        let len = block.count * stored.size();
+        let len = block.count.saturating_mul(stored.size());
         if block.codes.len() != len {
             return Err(wrong_length("stored elements", len, block.codes.len()));
         }
         if matches!(block.dtype, DType::F32 | DType::F64) && stored != dtype_out {
             return convert(stored, block.codes, dtype_out, dst);
         }
-        if dst.len() != block.count * dtype_out.size() {
-            return Err(wrong_length("dequantized elements", block.count * dtype_out.size(), dst.len()));
+        if dst.len() != block.count.saturating_mul(dtype_out.size()) {
+            return Err(wrong_length(
+                "dequantized elements",
+                block.count.saturating_mul(dtype_out.size()),
+                dst.len(),
+            ));
         }
         // Through the field's dtype, which may have fewer values. (Also quiets NaN where stored and output agree.)
         let mut x = [0.0f32; BLOCK];
-        let blocks = block.codes.chunks(BLOCK * stored.size()).zip(dst.chunks_mut(BLOCK * dtype_out.size()));
+        let blocks = block
+            .codes
+            .chunks(BLOCK * stored.size())
+            .zip(dst.chunks_mut(BLOCK * dtype_out.size()));
         for (codes, dst) in blocks {
             to_f32(stored, codes, &mut x);
             round_to(block.dtype, &mut x);

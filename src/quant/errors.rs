@@ -17,7 +17,8 @@ impl ErrorSums {
 
     /// Adds elements that are all finite, and so are their decoded values.
     pub(super) fn add_finite(&mut self, source: &[f64], decoded: &[f64]) {
-        let (mut max, mut sq_error, mut sq_source) = ([0.0f64; LANES], [0.0f64; LANES], [0.0f64; LANES]);
+        let (mut max, mut sq_error, mut sq_source) =
+            ([0.0f64; LANES], [0.0f64; LANES], [0.0f64; LANES]);
         let (sources, source_rest) = source.as_chunks::<LANES>();
         let (decodeds, decoded_rest) = decoded.as_chunks::<LANES>();
         for (s, d) in sources.iter().zip(decodeds) {

@@ -1,6 +1,9 @@
 //! Identity: stored elements are the source elements, bit for bit (format-spec 9.1).
 
-use super::{Block, QuantId, QuantParams, Quantized, Quantizer, Scales, elements_of, wrong_length, wrong_params};
+use super::{
+    Block, QuantId, QuantParams, Quantized, Quantizer, Scales, elements_of, wrong_length,
+    wrong_params,
+};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::convert::convert;
@@ -18,7 +21,11 @@ impl Quantizer for Identity {
 
     fn parse(&self, params: &[u8]) -> Result<QuantParams> {
         if !params.is_empty() {
-            return Err(Error::corrupt("parameters of quantizer identity", "none", format!("{params:?}")));
+            return Err(Error::corrupt(
+                "parameters of quantizer identity",
+                "none",
+                format!("{params:?}"),
+            ));
         }
         Ok(QuantParams::Identity)
     }
@@ -57,8 +64,14 @@ impl Quantizer for Identity {
         Ok(())
     }
 
-    fn dequantize(&self, _params: &QuantParams, block: &Block<'_>, dtype_out: DType, dst: &mut [u8]) -> Result<()> {
-        let len = block.count * block.dtype.size();
+    fn dequantize(
+        &self,
+        _params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        let len = block.count.saturating_mul(block.dtype.size());
         if block.codes.len() != len {
             return Err(wrong_length("stored elements", len, block.codes.len()));
         }

@@ -1,13 +1,12 @@
 //! Quantizers: the elements of a field to stored elements, and back (format-spec 9).
 //!
 //! To add a quantizer: write `src/quant/foo.rs` with an `impl Quantizer`, add one variant to [`QuantParams`] and
-//! [`QuantSpec`], one line to [`QUANTIZERS`] and one row to the table of format-spec 9. Every test and bench over the
+//! [`QuantSpec`], one line to `QUANTIZERS` and one row to the table of format-spec 9. Every test and bench over the
 //! table then covers it.
 
 mod affine;
 mod calibrate;
 mod cast;
-mod codes;
 mod errors;
 mod identity;
 mod spec;

@@ -40,7 +40,11 @@ const SYNTAX: &str = "identity, f32, f16, bf16, f8e4m3fn, f8e5m2, int4, uint4, i
 
 impl QuantSpec {
     fn new(params: QuantParams) -> Self {
-        Self { params, scales: None, misplaced: None }
+        Self {
+            params,
+            scales: None,
+            misplaced: None,
+        }
     }
 
     fn integers(bits: u8, signed: bool) -> Self {
@@ -61,7 +65,10 @@ impl QuantSpec {
 
     /// Elements are stored as floats of this dtype.
     pub fn cast(dtype: DType) -> Self {
-        Self::new(QuantParams::Cast { dtype, non_finite: NonFinite::Error })
+        Self::new(QuantParams::Cast {
+            dtype,
+            non_finite: NonFinite::Error,
+        })
     }
 
     /// Signed 8-bit integers.
@@ -114,7 +121,9 @@ impl QuantSpec {
 
     /// One scale for each index along an axis of the sample, found in a first pass unless [given](Self::scales).
     pub fn per_channel(self, axis: u8) -> Self {
-        self.affine("per_channel", |p| p.granularity = Granularity::PerChannel { axis })
+        self.affine("per_channel", |p| {
+            p.granularity = Granularity::PerChannel { axis }
+        })
     }
 
     /// One scale for each sample.
@@ -124,7 +133,9 @@ impl QuantSpec {
 
     /// One scale for each `size` elements along the last axis.
     pub fn per_group(self, size: u32) -> Self {
-        self.affine("per_group", |p| p.granularity = Granularity::PerGroup { size })
+        self.affine("per_group", |p| {
+            p.granularity = Granularity::PerGroup { size }
+        })
     }
 
     /// The dtype scales are stored in: f32, f16 or bf16.
@@ -159,7 +170,9 @@ impl QuantSpec {
     /// `InvalidArgument` that says what would fit.
     pub fn resolve(&self, dtype: DType, rank: Option<usize>) -> Result<QuantParams> {
         if let Some(option) = self.misplaced {
-            return Err(Error::invalid(format!("quantizer {self} has no option {option}")));
+            return Err(Error::invalid(format!(
+                "quantizer {self} has no option {option}"
+            )));
         }
         self.params.quantizer().check(&self.params, dtype, rank)?;
         if let Some(given) = &self.scales {
@@ -169,9 +182,15 @@ impl QuantSpec {
                 ..
             }) = self.params
             else {
-                return Err(Error::invalid("scales can be given only for scales per tensor or per channel"));
+                return Err(Error::invalid(
+                    "scales can be given only for scales per tensor or per channel",
+                ));
             };
-            let pairs = if self.params.has_zero_points() { given.scales.len() } else { 0 };
+            let pairs = if self.params.has_zero_points() {
+                given.scales.len()
+            } else {
+                0
+            };
             let one = granularity != Granularity::PerTensor || given.scales.len() == 1;
             if !one || given.zero_points.len() != pairs {
                 return Err(Error::invalid(format!(
@@ -181,9 +200,13 @@ impl QuantSpec {
                     given.zero_points.len()
                 )));
             }
-            let bad = |error: Error| Error::invalid(format!("the given scales cannot be stored: {error}"));
+            let bad = |error: Error| {
+                Error::invalid(format!("the given scales cannot be stored: {error}"))
+            };
             validate_scales(&given.scales, scale_dtype).map_err(bad)?;
-            self.params.validate_zero_points(&given.zero_points).map_err(bad)?;
+            self.params
+                .validate_zero_points(&given.zero_points)
+                .map_err(bad)?;
         }
         Ok(self.params)
     }
@@ -201,7 +224,11 @@ impl QuantSpec {
         } else if let Some((_, bits, signed)) = INTEGERS.iter().find(|row| row.0 == name) {
             Self::integers(*bits, *signed)
         } else {
-            Self::cast(DType::from_name(name).filter(|d| d.is_float() && *d != DType::F64).ok_or_else(wrong)?)
+            Self::cast(
+                DType::from_name(name)
+                    .filter(|d| d.is_float() && *d != DType::F64)
+                    .ok_or_else(wrong)?,
+            )
         };
         for option in parts {
             spec = match option.split_once('=').unwrap_or((option, "")) {

@@ -1,1 +1,987 @@
+//! Tests over every quantizer.
 
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernel::convert::{convert, from_f32, to_f32, to_f64};
+use crate::tensor::num_elements;
+
+fn f32_bytes(x: &[f32]) -> Vec<u8> {
+    x.iter().flat_map(|x| x.to_le_bytes()).collect()
+}
+
+fn as_dtype(x: &[f32], dtype: DType) -> Vec<u8> {
+    let mut out = vec![0; x.len() * dtype.size()];
+    from_f32(dtype, x, &mut out).unwrap();
+    out
+}
+
+fn as_f64(dtype: DType, bytes: &[u8]) -> Vec<f64> {
+    let mut out = vec![0.0; bytes.len() / dtype.size()];
+    to_f64(dtype, bytes, &mut out);
+    out
+}
+
+fn as_f32(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0f32; bytes.len() / dtype.size()];
+    to_f32(dtype, bytes, &mut out);
+    out
+}
+
+fn quantize(
+    params: &QuantParams,
+    dtype: DType,
+    shape: &[usize],
+    samples: usize,
+    src: &[u8],
+    statics: Option<&Scales>,
+) -> Result<Quantized> {
+    let mut out = Quantized::default();
+    params
+        .quantizer()
+        .quantize(params, dtype, shape, samples, src, statics, &mut out)?;
+    Ok(out)
+}
+
+fn scales_of(params: &QuantParams, q: &Quantized, statics: Option<&Scales>) -> Result<Scales> {
+    let scales = match (statics, params.scale_dtype()) {
+        (Some(statics), _) => statics.clone(),
+        (None, Some(dtype)) => Scales {
+            scales: as_f32(dtype, &q.scales),
+            zero_points: q
+                .zero_points
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|z| i32::from_le_bytes(*z))
+                .collect(),
+        },
+        (None, None) => Scales::default(),
+    };
+    if let Some(dtype) = params.scale_dtype() {
+        validate_scales(&scales.scales, dtype)?;
+        params.validate_zero_points(&scales.zero_points)?;
+    }
+    Ok(scales)
+}
+
+/// Dequantizes all samples at once.
+fn dequantize(
+    params: &QuantParams,
+    dtype: DType,
+    shape: &[usize],
+    samples: usize,
+    codes: &[u8],
+    scales: &Scales,
+    to: DType,
+) -> Result<Vec<u8>> {
+    let count = num_elements(shape).unwrap() * samples;
+    let scales = ScalesView {
+        scales: &scales.scales,
+        zero_points: &scales.zero_points,
+    };
+    let mut out = vec![0xEE; count * to.size()];
+    params.quantizer().dequantize(
+        params,
+        &Block {
+            dtype,
+            shape,
+            first: 0,
+            count,
+            codes,
+            scales,
+        },
+        to,
+        &mut out,
+    )?;
+    Ok(out)
+}
+
+fn resolve(text: &str, dtype: DType, rank: usize) -> QuantParams {
+    QuantSpec::parse(text)
+        .unwrap()
+        .resolve(dtype, Some(rank))
+        .unwrap()
+}
+
+/// Quantizes f32 and compares stored bytes and decoded bits with those of the specification.
+fn example(
+    text: &str,
+    x: &[f32],
+    codes: &[u8],
+    scales: &[u8],
+    zero_points: &[u8],
+    decoded: &[u32],
+) -> Result<()> {
+    let params = resolve(text, DType::F32, 1);
+    let q = quantize(&params, DType::F32, &[x.len()], 1, &f32_bytes(x), None)?;
+    assert_eq!(
+        (&q.codes[..], &q.scales[..], &q.zero_points[..]),
+        (codes, scales, zero_points),
+        "{text}"
+    );
+    let back = dequantize(
+        &params,
+        DType::F32,
+        &[x.len()],
+        1,
+        &q.codes,
+        &scales_of(&params, &q, None)?,
+        DType::F32,
+    )?;
+    let bits: Vec<u32> = back
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| u32::from_le_bytes(*b))
+        .collect();
+    assert_eq!(bits, decoded, "{text}");
+    Ok(())
+}
+
+#[test]
+fn worked_examples_of_the_specification() -> Result<()> {
+    example(
+        "int8",
+        &[0.0, 1.0, -2.54, 0.3],
+        &[0x00, 0x32, 0x81, 0x0F],
+        &0x3CA3_D70Bu32.to_le_bytes(),
+        &[],
+        &[0x0000_0000, 0x3F80_0001, 0xC022_8F5D, 0x3E99_999A],
+    )?;
+    example(
+        "uint8:asym",
+        &[-1.0, 0.0, 0.5, 3.0],
+        &[0, 64, 96, 255],
+        &0x3C80_8081u32.to_le_bytes(),
+        &64i32.to_le_bytes(),
+        &[0xBF80_8081, 0x0000_0000, 0x3F00_8081, 0x403F_BFC0],
+    )?;
+    example(
+        "int4:per-group=2:scale=f16",
+        &[0.7, -0.35, 7.0, 1.0, 0.1],
+        &[0xD7, 0x17, 0x07],
+        &[0x67, 0x2E, 0x00, 0x3C, 0x51, 0x23],
+        &[],
+        &[
+            0x3F33_4400,
+            0xBE99_A800,
+            0x40E0_0000,
+            0x3F80_0000,
+            0x3DCC_DC00,
+        ],
+    )
+}
+
+const SOURCES: [DType; 4] = [DType::F16, DType::BF16, DType::F32, DType::F64];
+
+/// Quantizes, dequantizes to the field's dtype with patches, and checks the bound and the recorded statistics.
+fn check_bound(
+    params: &QuantParams,
+    dtype: DType,
+    shape: &[usize],
+    samples: usize,
+    src: &[u8],
+) -> Result<()> {
+    let statics = if params.static_scales(false) {
+        let mut calibrator = Calibrator::new(params, shape)?;
+        calibrator.observe(dtype, src)?;
+        Some(calibrator.finish())
+    } else {
+        None
+    };
+    let n = num_elements(shape).unwrap();
+    let q = quantize(params, dtype, shape, samples, src, statics.as_ref())?;
+    let scales = scales_of(params, &q, statics.as_ref())?;
+    assert_eq!(q.num_elements, (n * samples) as u64);
+    assert_eq!(q.num_samples, samples as u64);
+    assert_eq!(
+        q.codes.len(),
+        samples * (n * params.stored_bits(dtype) as usize).div_ceil(8)
+    );
+    if statics.is_none() {
+        assert_eq!(
+            scales.scales.len(),
+            samples * params.scales_per_sample(shape)
+        );
+    }
+    let back = dequantize(params, dtype, shape, samples, &q.codes, &scales, dtype)?;
+    let (source, mut decoded) = (as_f64(dtype, src), as_f64(dtype, &back));
+    for (i, value) in q
+        .patch_indices
+        .iter()
+        .zip(q.patch_values.chunks(dtype.size()))
+    {
+        decoded[usize::try_from(*i).unwrap()] = as_f64(dtype, value)[0];
+    }
+    let (mut max, mut count) = (0.0f64, 0);
+    let (mut sq_error, mut sq_source) = (0.0, 0.0);
+    for (s, d) in source.iter().zip(&decoded).filter(|(s, _)| s.is_finite()) {
+        count += 1;
+        max = max.max((d - s).abs());
+        sq_error += (d - s) * (d - s);
+        sq_source += s * s;
+    }
+    assert_eq!(
+        (q.errors.count, q.errors.non_finite),
+        (count, source.len() as u64 - count)
+    );
+    assert_eq!(q.errors.max_abs_error, max);
+    assert!((q.errors.sum_sq_error - sq_error).abs() <= 1e-12 * sq_error);
+    assert!((q.errors.sum_sq_source - sq_source).abs() <= 1e-12 * sq_source);
+    if let QuantParams::Affine(p) = params {
+        let qmax = f64::from(affine::q_range(p).1);
+        for (i, (s, d)) in source
+            .iter()
+            .zip(&decoded)
+            .enumerate()
+            .filter(|(_, (s, _))| s.is_finite())
+        {
+            // A slow search for the element's scale, after the text of the specification.
+            let (sample, e) = (i / n, i % n);
+            let scale = match p.granularity {
+                Granularity::PerTensor => scales.scales[0],
+                Granularity::PerSample => scales.scales[sample],
+                Granularity::PerChannel { axis } => {
+                    let inner: usize = shape[usize::from(axis) + 1..].iter().product();
+                    scales.scales[e / inner % shape[usize::from(axis)]]
+                }
+                Granularity::PerGroup { size } => {
+                    let row = shape.last().copied().unwrap_or(1);
+                    let groups = row.div_ceil(size as usize);
+                    let at = sample * params.scales_per_sample(shape);
+                    scales.scales[at + e / row * groups + e % row / size as usize]
+                }
+            };
+            let scale = f64::from(scale);
+            let ulp = match dtype {
+                DType::F16 => d.abs() / 1024.0 + 2f64.powi(-24),
+                DType::BF16 => d.abs() / 128.0 + 2f64.powi(-133),
+                _ => d.abs() / 4_194_304.0 + 2f64.powi(-149),
+            };
+            assert!(
+                (d - s).abs() <= scale * (0.5 + qmax / 16_777_216.0) + ulp,
+                "{params}: {s} became {d}, scale {scale}"
+            );
+        }
+    }
+    check_parts(params, dtype, shape, samples, &q.codes, &scales)
+}
+
+/// Dequantizing in parts, and to other dtypes, gives what dequantizing the whole gives.
+fn check_parts(
+    params: &QuantParams,
+    dtype: DType,
+    shape: &[usize],
+    samples: usize,
+    codes: &[u8],
+    scales: &Scales,
+) -> Result<()> {
+    let n = num_elements(shape).unwrap();
+    let bits = params.stored_bits(dtype) as usize;
+    let stored = (n * bits).div_ceil(8);
+    let own = dequantize(params, dtype, shape, samples, codes, scales, dtype)?;
+    for to in SOURCES {
+        let whole = dequantize(params, dtype, shape, samples, codes, scales, to)?;
+        let mut expected = vec![0; whole.len()];
+        convert(dtype, &own, to, &mut expected)?;
+        assert!(whole == expected, "{params} of {dtype} to {to}");
+        let view = ScalesView {
+            scales: &scales.scales,
+            zero_points: &scales.zero_points,
+        };
+        for part in [1, 2, 6, 1500].map(|part| if bits == 4 { part + part % 2 } else { part }) {
+            let mut joined = Vec::new();
+            for sample in 0..samples {
+                for start in (0..n).step_by(part) {
+                    let count = part.min(n - start);
+                    let at = sample * stored + start * bits / 8;
+                    let codes = &codes[at..at + (count * bits).div_ceil(8)];
+                    let mut dst = vec![0xDD; count * to.size()];
+                    let block = Block {
+                        dtype,
+                        shape,
+                        first: sample * n + start,
+                        count,
+                        codes,
+                        scales: view,
+                    };
+                    params
+                        .quantizer()
+                        .dequantize(params, &block, to, &mut dst)?;
+                    joined.extend_from_slice(&dst);
+                }
+            }
+            assert!(
+                joined == whole,
+                "{params} of {dtype} to {to} in parts of {part}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn values(len: usize, seed: u64, scale: f32) -> Vec<f32> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / 8_388_608.0 - 0.9) * scale
+        })
+        .collect()
+}
+
+fn granularity() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "",
+        ":per-tensor",
+        ":per-channel=0",
+        ":per-channel=1",
+        ":per-channel=2",
+        ":per-group=1",
+        ":per-group=3",
+        ":per-group=40",
+        ":per-group=1000",
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn affine_error_is_bounded_and_recorded(
+        name in prop::sample::select(vec!["int4", "uint4", "int8", "uint8", "int16", "uint16"]),
+        asymmetric in any::<bool>(),
+        granularity in granularity(),
+        scale in prop::sample::select(vec!["f32", "f16", "bf16"]),
+        dtype in prop::sample::select(SOURCES.to_vec()),
+        shape in prop::collection::vec(1usize..8, 3),
+        wide in prop::sample::select(vec![0usize, 0, 70]),
+        samples in 0usize..4,
+        seed in any::<u64>(),
+        size in prop::sample::select(vec![0.0f32, 1e-3, 1.0, 300.0]),
+    ) {
+        let mut shape = shape;
+        shape[2] += wide;
+        let text = format!("{name}{}{granularity}:scale={scale}", if asymmetric { ":asym" } else { "" });
+        let params = resolve(&text, dtype, 3);
+        let x = values(shape.iter().product::<usize>() * samples, seed, size);
+        check_bound(&params, dtype, &shape, samples, &as_dtype(&x, dtype)).unwrap();
+    }
+
+    #[test]
+    fn patched_elements_of_any_bits_keep_the_bound(
+        bits in prop::collection::vec(any::<u32>(), 1..300),
+        name in prop::sample::select(vec!["int8", "uint4:asym", "int16:per-group=32", "f8e4m3fn", "f8e5m2", "bf16", "f16"]),
+        dtype in prop::sample::select(SOURCES.to_vec()),
+    ) {
+        let spec = QuantSpec::parse(name).unwrap().non_finite(NonFinite::Patch);
+        let Ok(params) = spec.resolve(dtype, Some(1)) else { return Ok(()) };
+        let x: Vec<f32> = bits.iter().map(|b| f32::from_bits(*b)).collect();
+        let src = as_dtype(&x, dtype);
+        check_bound(&params, dtype, &[x.len()], 1, &src).unwrap();
+    }
+}
+
+#[test]
+fn casts_round_trip_what_they_can_hold() -> Result<()> {
+    for dtype in SOURCES {
+        for name in ["f16", "bf16", "f8e4m3fn", "f8e5m2", "f32"] {
+            let Ok(params) = QuantSpec::parse(name)?.resolve(dtype, Some(1)) else {
+                continue;
+            };
+            check_bound(
+                &params,
+                dtype,
+                &[700],
+                3,
+                &as_dtype(&values(2100, 5, 100.0), dtype),
+            )?;
+            let exact = [0.0f32, -0.0, 1.0, -1.75, 0.5, 448.0, -2.0];
+            let src = as_dtype(&exact, dtype);
+            let q = quantize(&params, dtype, &[7], 1, &src, None)?;
+            assert_eq!(
+                dequantize(&params, dtype, &[7], 1, &q.codes, &Scales::default(), dtype)?,
+                src
+            );
+            assert_eq!(q.errors.max_abs_error, 0.0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn cast_rounds_and_keeps_nan_and_infinity() -> Result<()> {
+    let params = resolve("f16", DType::F32, 1);
+    let x = [
+        1.0f32 / 3.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::from_bits(0xFFC0_0000),
+        6e-8,
+        65519.0,
+    ];
+    let q = quantize(&params, DType::F32, &[6], 1, &f32_bytes(&x), None)?;
+    let codes: Vec<u16> = q
+        .codes
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|b| u16::from_le_bytes(*b))
+        .collect();
+    assert_eq!(codes, [0x3555, 0x7C00, 0xFC00, 0xFE00, 0x0001, 0x7BFF]);
+    assert_eq!((q.errors.count, q.errors.non_finite), (3, 3));
+    assert_eq!(q.errors.max_abs_error, 15.0);
+    Ok(())
+}
+
+fn one(text: &str, dtype: DType, x: f64) -> Result<(f64, Quantized)> {
+    let src = match dtype {
+        DType::F64 => x.to_le_bytes().to_vec(),
+        _ => as_dtype(&[crate::kernel::convert::f64_to_f32(x)], dtype),
+    };
+    let src = [src, as_dtype(&[1.0], dtype)].concat();
+    let params = resolve(text, dtype, 1);
+    let q = quantize(&params, dtype, &[2], 1, &src, None)?;
+    let back = dequantize(
+        &params,
+        dtype,
+        &[2],
+        1,
+        &q.codes,
+        &scales_of(&params, &q, None)?,
+        dtype,
+    )?;
+    Ok((as_f64(dtype, &back)[0], q))
+}
+
+#[test]
+fn policies_decide_about_what_cannot_be_represented() -> Result<()> {
+    let f16_as_bf16_max = 65280.0;
+    for (text, dtype, x, saturated) in [
+        ("f16", DType::F32, 65520.0, 65504.0),
+        ("f16", DType::F64, -1e300, -65504.0),
+        ("f32", DType::F64, 1e300, f64::from(f32::MAX)),
+        ("bf16", DType::F16, 65504.0, f16_as_bf16_max),
+        ("f8e4m3fn", DType::F32, -465.0, -448.0),
+        ("f8e4m3fn", DType::F32, f64::INFINITY, 448.0),
+        ("f8e5m2", DType::BF16, 65536.0, 57344.0),
+        ("int8", DType::F32, f64::NEG_INFINITY, -1.0),
+        ("uint8:asym", DType::F16, f64::INFINITY, 1.0),
+        ("int16", DType::F64, 1e200, 1.0),
+    ] {
+        let error = one(text, dtype, x).unwrap_err();
+        assert!(error.to_string().starts_with("value "), "{error}");
+        let (back, q) = one(&format!("{text}:saturate"), dtype, x)?;
+        assert!(
+            (back - saturated).abs() <= saturated.abs() * 1e-4,
+            "{text} {back}"
+        );
+        assert_eq!(q.patch_indices, [] as [u64; 0]);
+        assert!(q.errors.sum_sq_source.is_finite() && q.errors.sum_sq_error.is_finite());
+        let (_, q) = one(&format!("{text}:patch"), dtype, x)?;
+        assert_eq!(q.patch_indices, [0]);
+        let value = as_f64(dtype, &q.patch_values)[0];
+        assert!(value == x || (value - x).abs() < x.abs() / 100.0);
+        assert!(q.errors.max_abs_error < 0.01);
+    }
+    assert!(one("int8:saturate", DType::F32, f64::NAN).is_err());
+    let (_, q) = one("int8:patch", DType::F32, f64::NAN)?;
+    assert_eq!((q.patch_indices, q.errors.non_finite), (vec![0], 1));
+    assert!(one("f8e4m3fn", DType::F32, f64::NAN)?.0.is_nan());
+    Ok(())
+}
+
+#[test]
+fn unrepresentable_names_the_sample_and_patches_count_on() -> Result<()> {
+    let mut x = vec![1.0f32; 700];
+    x[650] = f32::NAN;
+    let mut out = Quantized::default();
+    let params = resolve("int8:patch", DType::F32, 1);
+    for _ in 0..2 {
+        params.quantizer().quantize(
+            &params,
+            DType::F32,
+            &[100],
+            7,
+            &f32_bytes(&x),
+            None,
+            &mut out,
+        )?;
+    }
+    assert_eq!(out.patch_indices, [650, 1350]);
+    let params = resolve("int8", DType::F32, 1);
+    let mut out = Quantized {
+        num_samples: 20,
+        ..Quantized::default()
+    };
+    let error = params.quantizer().quantize(
+        &params,
+        DType::F32,
+        &[100],
+        7,
+        &f32_bytes(&x),
+        None,
+        &mut out,
+    );
+    assert!(matches!(
+        error.unwrap_err().kind(),
+        crate::error::ErrorKind::Unrepresentable { sample: 26, .. }
+    ));
+    let params = resolve("f8e4m3fn", DType::F32, 1);
+    x[650] = 1e6;
+    let mut out = Quantized {
+        num_samples: 20,
+        ..Quantized::default()
+    };
+    let error = params.quantizer().quantize(
+        &params,
+        DType::F32,
+        &[100],
+        7,
+        &f32_bytes(&x),
+        None,
+        &mut out,
+    );
+    assert!(matches!(
+        error.unwrap_err().kind(),
+        crate::error::ErrorKind::Unrepresentable { sample: 26, .. }
+    ));
+    Ok(())
+}
+
+#[test]
+fn extreme_values_are_within_the_bound() -> Result<()> {
+    let tiny = f32::from_bits(1);
+    let cases: [&[f32]; 8] = [
+        &[0.0; 5],
+        &[-0.0; 5],
+        &[7.25; 5],
+        &[-7.25; 5],
+        &[tiny, -tiny, 0.0, 2.0 * tiny],
+        &[f32::MIN_POSITIVE, -tiny, 0.0],
+        &[f32::MAX, 1.0, -f32::MAX, 0.0],
+        &[f32::MAX, f32::MAX / 2.0],
+    ];
+    for x in cases {
+        for text in [
+            "int4",
+            "uint4:asym",
+            "int8",
+            "uint8",
+            "int8:asym",
+            "uint8:asym",
+            "int16",
+            "uint16:asym",
+        ] {
+            for dtype in [DType::F32, DType::F64, DType::BF16] {
+                let largest = crate::kernel::convert::largest(dtype);
+                let x: Vec<f32> = x.iter().map(|x| x.clamp(-largest, largest)).collect();
+                check_bound(
+                    &resolve(text, dtype, 1),
+                    dtype,
+                    &[x.len()],
+                    1,
+                    &as_dtype(&x, dtype),
+                )?;
+            }
+        }
+    }
+    let x = [65504.0, -65504.0, 3.0, 65000.0];
+    for scale in ["f16", "f32"] {
+        for name in ["int8", "int4", "uint8:asym", "int16"] {
+            let params = resolve(&format!("{name}:scale={scale}"), DType::F16, 1);
+            check_bound(&params, DType::F16, &[4], 1, &as_dtype(&x, DType::F16))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn empty_samples_have_the_scales_of_the_specification() -> Result<()> {
+    for (text, shape, scales) in [
+        ("int8", vec![0], 1),
+        ("int8:asym", vec![3, 0], 1),
+        ("int8:per-group=4", vec![3, 0], 0),
+        ("int8:per-group=4", vec![0, 9], 0),
+        ("int8:per-group=4", vec![], 1),
+        ("int8:per-group=4", vec![2, 9], 6),
+        ("int4:per-channel=0", vec![3, 0], 3),
+    ] {
+        let params = resolve(text, DType::F32, shape.len());
+        let n = num_elements(&shape).unwrap();
+        let q = quantize(&params, DType::F32, &shape, 2, &vec![0; 8 * n], None)?;
+        assert_eq!(q.scales.len(), 2 * 4 * scales, "{text} {shape:?}");
+        assert_eq!(params.scales_per_sample(&shape), scales);
+        assert!(
+            q.scales
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .all(|s| f32::from_le_bytes(*s) == 1.0)
+        );
+        dequantize(
+            &params,
+            DType::F32,
+            &shape,
+            2,
+            &q.codes,
+            &scales_of(&params, &q, None)?,
+            DType::F32,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn odd_nibbles_are_zero_and_every_sample_starts_at_a_byte() -> Result<()> {
+    let params = resolve("int4", DType::F32, 1);
+    let x = [7.0f32, -7.0, 1.0, 2.0, -7.0, 7.0];
+    let q = quantize(&params, DType::F32, &[3], 2, &f32_bytes(&x), None)?;
+    assert_eq!(q.codes, [0x97, 0x01, 0x92, 0x07]);
+    check_bound(&params, DType::F32, &[3], 2, &f32_bytes(&x))
+}
+
+#[test]
+fn static_scales_are_used_as_given_and_the_rest_is_policy() -> Result<()> {
+    let table = Scales {
+        scales: vec![0.5],
+        zero_points: vec![],
+    };
+    let spec = QuantSpec::int8().per_tensor().scales(table.clone());
+    let params = spec.resolve(DType::F32, Some(1))?;
+    let q = quantize(
+        &params,
+        DType::F32,
+        &[4],
+        1,
+        &f32_bytes(&[63.75, -63.5, 0.3, 1.0]),
+        Some(&table),
+    )?;
+    assert_eq!(q.codes, [127, 0x81, 1, 2]);
+    assert!(q.scales.is_empty());
+    let outside = f32_bytes(&[64.0, 0.0]);
+    assert!(quantize(&params, DType::F32, &[2], 1, &outside, Some(&table)).is_err());
+    assert!(quantize(&params, DType::F32, &[2], 1, &outside, None).is_err());
+    let params = spec
+        .clone()
+        .non_finite(NonFinite::Patch)
+        .resolve(DType::F32, Some(1))?;
+    let q = quantize(&params, DType::F32, &[2], 1, &outside, Some(&table))?;
+    assert_eq!(
+        (q.codes, q.patch_values, q.errors.count),
+        (vec![0, 0], 64f32.to_le_bytes().to_vec(), 2)
+    );
+    let params = spec
+        .non_finite(NonFinite::Saturate)
+        .resolve(DType::F32, Some(1))?;
+    let q = quantize(&params, DType::F32, &[2], 1, &outside, Some(&table))?;
+    assert_eq!((q.codes, q.errors.max_abs_error), (vec![127, 0], 0.5));
+    for bad in [
+        vec![0.0],
+        vec![-1.0],
+        vec![f32::NAN],
+        vec![1e-40],
+        vec![1.0, 1.0],
+    ] {
+        let spec = QuantSpec::int8().per_tensor().scales(Scales {
+            scales: bad,
+            zero_points: vec![],
+        });
+        assert!(spec.resolve(DType::F32, Some(1)).is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn identity_is_bit_exact_and_converts() -> Result<()> {
+    for dtype in DType::all() {
+        let src: Vec<u8> = (0..dtype.size() * 60)
+            .map(|i| u8::try_from(i * 71 % 256).unwrap())
+            .collect();
+        let q = quantize(&QuantParams::Identity, dtype, &[20], 3, &src, None)?;
+        assert_eq!(q.codes, src);
+        assert_eq!(q.errors, ErrorSums::default());
+        let none = Scales::default();
+        assert_eq!(
+            dequantize(
+                &QuantParams::Identity,
+                dtype,
+                &[20],
+                3,
+                &q.codes,
+                &none,
+                dtype
+            )?,
+            src
+        );
+        dequantize(
+            &QuantParams::Identity,
+            dtype,
+            &[20],
+            3,
+            &q.codes,
+            &none,
+            DType::F32,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn params_round_trip_and_specs_have_one_syntax() -> Result<()> {
+    let mut texts = vec!["identity".to_owned()];
+    for cast in ["f16", "bf16", "f8e4m3fn", "f8e5m2", "f32"] {
+        texts.extend(["", ":saturate", ":patch"].map(|policy| format!("{cast}{policy}")));
+    }
+    for name in ["int4", "uint4", "int8", "uint8", "int16", "uint16"] {
+        for asym in ["", ":asym"] {
+            for granularity in ["", ":per-tensor", ":per-channel=2", ":per-group=32"] {
+                for scale in ["", ":scale=f16", ":scale=bf16"] {
+                    texts.push(format!("{name}{asym}{granularity}{scale}:patch"));
+                }
+            }
+        }
+    }
+    for text in texts {
+        let spec = QuantSpec::parse(&text)?;
+        assert_eq!(spec.to_string(), text);
+        let params = spec.resolve(DType::F64, Some(3))?;
+        let mut bytes = Vec::new();
+        params.emit(&mut bytes);
+        assert_eq!(QuantParams::parse_stage(params.id().get(), &bytes)?, params);
+        bytes.push(0);
+        assert!(
+            QuantParams::parse_stage(params.id().get(), &bytes)
+                .unwrap_err()
+                .is_corrupt()
+        );
+        for i in 0..bytes.len() - 1 {
+            let mut wrong = bytes[..bytes.len() - 1].to_vec();
+            wrong[i] = 0xEE;
+            // Only an axis or a group size can be that large, and an axis cannot.
+            let parsed = QuantParams::parse_stage(params.id().get(), &wrong);
+            assert!(parsed.is_err() || (8..12).contains(&i), "{text} {i}");
+        }
+    }
+    assert_eq!(QuantSpec::parse("int8:per-sample")?, QuantSpec::int8());
+    for wrong in [
+        "",
+        "f64",
+        "u8",
+        "int5",
+        "int8:",
+        "int8:asym=1",
+        "int8:per-group",
+        "int8:per-channel=x",
+        "identity:asym",
+        "f16:scale=f16",
+        "int8:scale=q",
+        "identity:patch",
+    ] {
+        assert!(QuantSpec::parse(wrong).is_err(), "{wrong}");
+    }
+    assert!(
+        QuantSpec::identity()
+            .asymmetric()
+            .resolve(DType::F32, None)
+            .is_err()
+    );
+    assert!(QuantSpec::int8().resolve(DType::I32, None).is_err());
+    assert!(
+        QuantSpec::int8()
+            .per_channel(2)
+            .resolve(DType::F32, Some(2))
+            .is_err()
+    );
+    assert!(
+        QuantSpec::int8()
+            .per_channel(0)
+            .resolve(DType::F32, None)
+            .is_err()
+    );
+    assert!(
+        QuantSpec::int8()
+            .per_group(0)
+            .resolve(DType::F32, None)
+            .is_err()
+    );
+    assert!(
+        QuantSpec::int8()
+            .scale_dtype(DType::F64)
+            .resolve(DType::F32, None)
+            .is_err()
+    );
+    assert!(
+        QuantSpec::cast(DType::F32)
+            .resolve(DType::F16, None)
+            .is_err()
+    );
+    assert!(
+        QuantParams::parse_stage(3, &[])
+            .unwrap_err()
+            .is_unsupported()
+    );
+    Ok(())
+}
+
+#[test]
+fn scales_and_zero_points_of_files_are_checked() {
+    for (scale, dtype, good) in [
+        (1.0, DType::F32, true),
+        (0.1, DType::F32, true),
+        (0.1, DType::F16, false),
+        (f16::MIN_POSITIVE.to_f32(), DType::F16, true),
+        (f16::MIN_POSITIVE.to_f32() / 2.0, DType::F16, false),
+        (bf16::MAX.to_f32(), DType::BF16, true),
+        (f32::MIN_POSITIVE, DType::F32, true),
+        (f32::MIN_POSITIVE / 2.0, DType::F32, false),
+        (f32::INFINITY, DType::F32, false),
+        (f32::NAN, DType::F32, false),
+        (-1.0, DType::F32, false),
+        (0.0, DType::F32, false),
+    ] {
+        assert_eq!(
+            validate_scales(&[1.0, scale], dtype).is_ok(),
+            good,
+            "{scale} {dtype}"
+        );
+    }
+    let params = resolve("uint8:asym", DType::F32, 1);
+    assert!(params.validate_zero_points(&[0, 255]).is_ok());
+    assert!(
+        params
+            .validate_zero_points(&[256])
+            .unwrap_err()
+            .is_corrupt()
+    );
+    assert!(params.validate_zero_points(&[-1]).is_err());
+}
+
+#[test]
+fn wrong_lengths_are_errors_not_panics() {
+    let view = ScalesView {
+        scales: &[1.0; 3],
+        zero_points: &[],
+    };
+    for text in [
+        "identity",
+        "f16",
+        "int8",
+        "int4",
+        "int4:per-group=2",
+        "int16:per-channel=0",
+        "int8:asym",
+    ] {
+        let params = resolve(text, DType::F32, 1);
+        for count in [0usize, 1, 3, 4, 5, 8, 9, usize::MAX] {
+            for first in [0, 1, 2, 4, 5, usize::MAX] {
+                for len in [0, 1, 2, 4, 16] {
+                    for shape in [&[4usize][..], &[0], &[usize::MAX]] {
+                        let block = Block {
+                            dtype: DType::F32,
+                            shape,
+                            first,
+                            count,
+                            codes: &[1; 16][..len],
+                            scales: view,
+                        };
+                        for size in [0, 4, 16, 20] {
+                            let mut dst = vec![0; size];
+                            let _done = params
+                                .quantizer()
+                                .dequantize(&params, &block, DType::F32, &mut dst)
+                                .is_ok();
+                        }
+                    }
+                }
+            }
+        }
+        assert!(quantize(&params, DType::F32, &[3], 1, &[0; 11], None).is_err());
+        assert!(quantize(&params, DType::F32, &[usize::MAX, 9], 1, &[0; 12], None).is_err());
+    }
+}
+
+/// Not a check: `cargo test --release quant_speed -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints timings"]
+#[expect(clippy::print_stderr, reason = "prints timings")]
+fn quant_speed() -> Result<()> {
+    let (n, samples) = (16384usize, 16);
+    let x = values(n * samples, 3, 4.0);
+    let gigabytes = (x.len() * 4) as f64 / 1e9;
+    for text in [
+        "identity",
+        "f16",
+        "bf16",
+        "f8e4m3fn",
+        "int8",
+        "uint8:asym",
+        "int16",
+        "int4",
+        "int4:per-group=32:scale=f16",
+        "int8:per-channel=0",
+        "int8:per-channel=1",
+    ] {
+        let params = resolve(text, DType::F32, 2);
+        let shape = [n / 64, 64];
+        let src = f32_bytes(&x);
+        let statics = Calibrator::new(&params, &shape)
+            .ok()
+            .map(|mut c| c.observe(DType::F32, &src).map(|()| c.finish()));
+        let statics = statics.transpose()?;
+        let start = std::time::Instant::now();
+        for _ in 0..50 {
+            std::hint::black_box(quantize(
+                &params,
+                DType::F32,
+                &shape,
+                samples,
+                &src,
+                statics.as_ref(),
+            )?);
+        }
+        let write = 50.0 * gigabytes / start.elapsed().as_secs_f64();
+        let q = quantize(&params, DType::F32, &shape, samples, &src, statics.as_ref())?;
+        let scales = scales_of(&params, &q, statics.as_ref())?;
+        let view = ScalesView {
+            scales: &scales.scales,
+            zero_points: &scales.zero_points,
+        };
+        let mut speeds = Vec::new();
+        for to in [DType::F32, DType::F16, DType::BF16] {
+            let count = x.len();
+            let mut dst = vec![0; count * to.size()];
+            let block = Block {
+                dtype: DType::F32,
+                shape: &shape,
+                first: 0,
+                count,
+                codes: &q.codes,
+                scales: view,
+            };
+            let start = std::time::Instant::now();
+            for _ in 0..200 {
+                params.quantizer().dequantize(
+                    &params,
+                    std::hint::black_box(&block),
+                    to,
+                    &mut dst,
+                )?;
+                std::hint::black_box(&mut dst);
+            }
+            speeds.push(format!(
+                "{to} {:.2}",
+                200.0 * dst.len() as f64 / 1e9 / start.elapsed().as_secs_f64()
+            ));
+        }
+        eprintln!(
+            "{text}: quantize {write:.2} GB/s of f32; dequantize GB/s of output: {}",
+            speeds.join(", ")
+        );
+    }
+    Ok(())
+}
