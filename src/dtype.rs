@@ -100,7 +100,10 @@ impl DType {
 
     /// True for f16, bf16, f32, f64, f8e4m3fn and f8e5m2.
     pub fn is_float(self) -> bool {
-        matches!(self, Self::F16 | Self::BF16 | Self::F32 | Self::F64 | Self::F8E4M3FN | Self::F8E5M2)
+        matches!(
+            self,
+            Self::F16 | Self::BF16 | Self::F32 | Self::F64 | Self::F8E4M3FN | Self::F8E5M2
+        )
     }
 }
 

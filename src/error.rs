@@ -93,7 +93,10 @@ pub struct Location {
 
 impl Error {
     fn new(kind: ErrorKind) -> Self {
-        Self(Box::new(Inner { kind, location: Location::default() }))
+        Self(Box::new(Inner {
+            kind,
+            location: Location::default(),
+        }))
     }
 
     pub(crate) fn io(op: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
@@ -113,19 +116,36 @@ impl Error {
     }
 
     pub(crate) fn limit(what: impl Into<Cow<'static, str>>, limit: u64, found: u64) -> Self {
-        Self::new(ErrorKind::LimitExceeded { what: what.into(), limit, found })
+        Self::new(ErrorKind::LimitExceeded {
+            what: what.into(),
+            limit,
+            found,
+        })
     }
 
     pub(crate) fn unsupported(what: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Unsupported { what: what.into(), hint: hint.into() })
+        Self::new(ErrorKind::Unsupported {
+            what: what.into(),
+            hint: hint.into(),
+        })
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
-        Self::new(ErrorKind::InvalidArgument { message: message.into() })
+        Self::new(ErrorKind::InvalidArgument {
+            message: message.into(),
+        })
     }
 
-    pub(crate) fn unrepresentable(value: f64, sample: u64, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorKind::Unrepresentable { value, sample, reason: reason.into() })
+    pub(crate) fn unrepresentable(
+        value: f64,
+        sample: u64,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self::new(ErrorKind::Unrepresentable {
+            value,
+            sample,
+            reason: reason.into(),
+        })
     }
 
     pub(crate) fn panicked(stage: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
@@ -144,7 +164,10 @@ impl Error {
     }
 
     pub(crate) fn in_shard(mut self, shard: impl fmt::Display) -> Self {
-        self.0.location.shard.get_or_insert_with(|| shard.to_string());
+        self.0
+            .location
+            .shard
+            .get_or_insert_with(|| shard.to_string());
         self
     }
 
@@ -188,7 +211,10 @@ impl Error {
 
     /// True for damaged files: [`ErrorKind::Corrupt`] and [`ErrorKind::LimitExceeded`].
     pub fn is_corrupt(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. })
+        matches!(
+            self.0.kind,
+            ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. }
+        )
     }
 
     /// True for files that need a newer (or differently built) reader.
@@ -238,21 +264,37 @@ impl fmt::Display for Error {
         let location = &self.0.location;
         match &self.0.kind {
             ErrorKind::Io { op, source } => write!(f, "cannot {op}{location}: {source}"),
-            ErrorKind::Corrupt { what, expected, found } => write!(
+            ErrorKind::Corrupt {
+                what,
+                expected,
+                found,
+            } => write!(
                 f,
                 "wrong {what}{location}: expected {expected}, found {found}; the file is damaged, restore it or run `tensorshard verify`"
             ),
             ErrorKind::LimitExceeded { what, limit, found } => {
-                write!(f, "{what} too large{location}: {found} is above the limit of {limit}")
+                write!(
+                    f,
+                    "{what} too large{location}: {found} is above the limit of {limit}"
+                )
             }
-            ErrorKind::Unsupported { what, hint } => write!(f, "unsupported {what}{location}: {hint}"),
+            ErrorKind::Unsupported { what, hint } => {
+                write!(f, "unsupported {what}{location}: {hint}")
+            }
             ErrorKind::InvalidArgument { message } => write!(f, "{message}{location}"),
-            ErrorKind::Unrepresentable { value, sample, reason } => write!(
+            ErrorKind::Unrepresentable {
+                value,
+                sample,
+                reason,
+            } => write!(
                 f,
                 "value {value} of sample {sample} cannot be stored{location}: {reason}; choose another quantizer, or the non-finite policy `saturate` or `patch`"
             ),
             ErrorKind::WorkerPanicked { stage, message } => {
-                write!(f, "a worker panicked during {stage}{location}: {message}; this is a bug, please report it")
+                write!(
+                    f,
+                    "a worker panicked during {stage}{location}: {message}; this is a bug, please report it"
+                )
             }
         }
     }
@@ -260,7 +302,10 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Error").field("kind", &self.0.kind).field("location", &self.0.location).finish()
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("location", &self.0.location)
+            .finish()
     }
 }
 
@@ -279,7 +324,10 @@ mod tests {
 
     #[test]
     fn message_names_place_both_sides_and_next_step() {
-        let error = Error::corrupt("checksum", "1f3a", "77c0").in_field("latent").in_chunk(12).at_offset(81920);
+        let error = Error::corrupt("checksum", "1f3a", "77c0")
+            .in_field("latent")
+            .in_chunk(12)
+            .at_offset(81920);
         let error = error.in_file("train.tshard").in_file("ignored");
         assert_eq!(
             error.to_string(),

@@ -1,10 +1,61 @@
-//! Compressed tensor shards.
+//! A streaming loader for cached tensors: activations, latents, embeddings, logits, spectrograms, pre-decoded images.
+//!
+//! tensorshard keeps tensors **quantized and compressed in sharded files with an index**, and feeds a training loop
+//! from a memory-mapped, prefetching reader that decompresses and dequantizes batches on all cores.
+//!
+//! # Two doors
+//!
+//! * [`Loader`] is for training loops: batches in a reproducible order, decoded ahead.
+//!   `Loader::open(path)?.batches(64)` is all it takes.
+//! * [`Dataset`] is for everything else: the schema, single samples by index, [`Dataset::inspect`],
+//!   [`Dataset::verify`].
+//!
+//! [`ShardWriter`] writes datasets, [`merge`] joins those that several processes have written, and [`import`] reads
+//! NumPy's files. The `tensorshard` command does all of it without a line of code.
+//!
+//! # Words
+//!
+//! A *dataset* is a folder of *shards* (files) and a *manifest*. A shard holds *chunks* of consecutive *samples*; a
+//! sample has *fields* (named tensors). Inside a chunk every field has its own *streams*, cut in *pieces* of about
+//! 64 KiB: the unit of codec, filter and checksum. A *quantizer* turns elements into stored elements and may lose
+//! precision, a *filter* rearranges bytes, a *codec* shortens them. The format is specified in `format-spec.md`.
+//!
+//! # Features
+//!
+//! * `cli` (default): the `tensorshard` command.
+//! * `tokio` (default): `Loader::stream`, batches as a `futures::Stream`.
+//! * `ndarray`: batches and samples as `ndarray` views.
 
 mod checksum;
-pub mod codec;
-pub mod dtype;
-pub mod error;
-pub mod filter;
+mod codec;
+mod dataset;
+mod dtype;
+mod error;
+mod filter;
+mod format;
+pub mod import;
 mod kernel;
-pub mod quant;
-pub mod tensor;
+mod loader;
+mod pool;
+mod quant;
+mod shard;
+mod storage;
+mod tensor;
+
+pub use codec::{CodecId, CodecSpec};
+pub use dataset::{
+    Batch, Damage, Dataset, DatasetBuilder, DatasetReport, ErrorReport, FieldBatch, FieldOutput,
+    FieldReport, FieldSpec, MergeSummary, Preset, Ragged, Sample, ShardReport, ShardWriter,
+    ShardWriterBuilder, VerifyReport, WriteProgress, WriteSummary, merge,
+};
+pub use dtype::DType;
+pub use error::{Error, ErrorKind, Location, Result};
+pub use filter::{FilterId, FilterSpec};
+pub use format::schema::{Field, Kind, Schema};
+pub use format::shard_id::ShardId;
+#[cfg(feature = "tokio")]
+pub use loader::BatchStream;
+pub use loader::{Batches, Loader, LoaderBuilder, LoaderStats, Shuffle};
+pub use quant::{AffineParams, Calibrator, Granularity, NonFinite, QuantParams, QuantSpec, Scales};
+pub use storage::IoMode;
+pub use tensor::{Element, Tensor, TensorView, to_le_bytes};

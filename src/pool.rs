@@ -55,19 +55,35 @@ impl BufferPool {
     pub(crate) fn take(&self, len: usize) -> PooledBuffer {
         let need = len.div_ceil(64);
         let recycled = {
-            let mut free = self.inner.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = self
+                .inner
+                .free
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             // The smallest that is large enough, and not wastefully larger.
             let fit = |lines: &Vec<Line>| lines.len() >= need && lines.len() / 2 <= need.max(64);
-            let best = free.iter().enumerate().filter(|(_, lines)| fit(lines)).min_by_key(|(_, lines)| lines.len());
+            let best = free
+                .iter()
+                .enumerate()
+                .filter(|(_, lines)| fit(lines))
+                .min_by_key(|(_, lines)| lines.len());
             best.map(|(i, _)| i).map(|i| free.swap_remove(i))
         };
-        let counter = if recycled.is_some() { &self.inner.hits } else { &self.inner.misses };
+        let counter = if recycled.is_some() {
+            &self.inner.hits
+        } else {
+            &self.inner.misses
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         let lines = recycled.unwrap_or_else(|| bytemuck::zeroed_vec(need));
         let bytes = lines.len() as u64 * 64;
         let in_use = self.inner.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.inner.peak.fetch_max(in_use, Ordering::Relaxed);
-        PooledBuffer { lines, len, pool: Arc::clone(&self.inner) }
+        PooledBuffer {
+            lines,
+            len,
+            pool: Arc::clone(&self.inner),
+        }
     }
 
     /// How the pool was used so far.
@@ -101,7 +117,11 @@ impl Drop for PooledBuffer {
         if bytes == 0 {
             return;
         }
-        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .pool
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let kept: u64 = free.iter().map(|lines| lines.len() as u64 * 64).sum();
         if kept + bytes <= self.pool.keep.load(Ordering::Relaxed) {
             free.push(lines);
@@ -111,7 +131,9 @@ impl Drop for PooledBuffer {
 
 impl std::fmt::Debug for PooledBuffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PooledBuffer").field("len", &self.len).finish_non_exhaustive()
+        f.debug_struct("PooledBuffer")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
     }
 }
 

@@ -95,7 +95,11 @@ impl Tensor {
 
     /// A borrowed view.
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, data: &self.data }
+        TensorView {
+            dtype: self.dtype,
+            shape: &self.shape,
+            data: &self.data,
+        }
     }
 
     /// The elements, copied into a `Vec` of the matching Rust type.
@@ -104,9 +108,17 @@ impl Tensor {
     /// `InvalidArgument` if the dtype is not `T`'s.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if self.dtype != T::DTYPE {
-            return Err(Error::invalid(format!("a {} tensor was asked for as {}", self.dtype, T::DTYPE)));
+            return Err(Error::invalid(format!(
+                "a {} tensor was asked for as {}",
+                self.dtype,
+                T::DTYPE
+            )));
         }
-        Ok(self.data.chunks_exact(self.dtype.size()).map(T::from_le).collect())
+        Ok(self
+            .data
+            .chunks_exact(self.dtype.size())
+            .map(T::from_le)
+            .collect())
     }
 }
 
@@ -167,7 +179,12 @@ mod tests {
         assert!(TensorView::new(DType::F32, &[2, 3], &[0; 23]).is_err());
         assert!(TensorView::new(DType::F32, &[usize::MAX, 2], &[0; 24]).is_err());
         assert!(TensorView::new(DType::F32, &[usize::MAX, 0], &[]).is_ok());
-        assert_eq!(TensorView::new(DType::F32, &[], &[0; 4]).unwrap().num_elements(), 1);
+        assert_eq!(
+            TensorView::new(DType::F32, &[], &[0; 4])
+                .unwrap()
+                .num_elements(),
+            1
+        );
     }
 
     #[test]

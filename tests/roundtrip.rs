@@ -6,31 +6,58 @@ use std::path::Path;
 
 use common::{Random, collect, elements, small_dataset, write_one_field};
 use tensorshard::{
-    Batch, CodecId, CodecSpec, DType, Dataset, FieldOutput, FieldSpec, FilterId, IoMode, Kind, Loader, NonFinite,
-    Preset, QuantSpec, Ragged, Result, ShardWriter, Shuffle, TensorView, to_le_bytes,
+    Batch, CodecId, CodecSpec, DType, Dataset, FieldOutput, FieldSpec, FilterId, IoMode, Kind,
+    Loader, NonFinite, Preset, QuantSpec, Ragged, Result, ShardWriter, Shuffle, TensorView,
+    to_le_bytes,
 };
 
-const CODECS: [CodecId; 6] =
-    [CodecId::NONE, CodecId::SNAPPY, CodecId::DEFLATE, CodecId::GZIP, CodecId::LZ4, CodecId::ZSTD];
+const CODECS: [CodecId; 6] = [
+    CodecId::NONE,
+    CodecId::SNAPPY,
+    CodecId::DEFLATE,
+    CodecId::GZIP,
+    CodecId::LZ4,
+    CodecId::ZSTD,
+];
 
 /// Shape classes: scalar, 1-d, 4-d, zero-size axis, a sample larger than a piece.
 fn shapes() -> Vec<Vec<usize>> {
-    vec![vec![], vec![7], vec![2, 3, 4, 5], vec![3, 0, 2], vec![1], vec![3, 150, 151]]
+    vec![
+        vec![],
+        vec![7],
+        vec![2, 3, 4, 5],
+        vec![3, 0, 2],
+        vec![1],
+        vec![3, 150, 151],
+    ]
 }
 
-fn samples(dtype: DType, shape: &[usize], n: usize, random: &mut Random) -> Vec<(Vec<usize>, Vec<u8>)> {
+fn samples(
+    dtype: DType,
+    shape: &[usize],
+    n: usize,
+    random: &mut Random,
+) -> Vec<(Vec<usize>, Vec<u8>)> {
     let len = shape.iter().product();
-    (0..n).map(|_| (shape.to_vec(), elements(dtype, len, random))).collect()
+    (0..n)
+        .map(|_| (shape.to_vec(), elements(dtype, len, random)))
+        .collect()
 }
 
 /// All values of a field, sample by sample, by random access.
 fn by_get(dataset: &Dataset, field: &str) -> Result<Vec<Vec<u8>>> {
-    (0..dataset.len()).map(|i| Ok(dataset.get(i)?.tensor(field)?.data().to_vec())).collect()
+    (0..dataset.len())
+        .map(|i| Ok(dataset.get(i)?.tensor(field)?.data().to_vec()))
+        .collect()
 }
 
 /// All values of a field by the loader, in the order of sample ids.
 fn by_loader(path: &Path, field: &str, shuffle: Shuffle, io: IoMode) -> Result<Vec<Vec<u8>>> {
-    let builder = Loader::builder().fields([field]).shuffle(shuffle).io(io).num_workers(2);
+    let builder = Loader::builder()
+        .fields([field])
+        .shuffle(shuffle)
+        .io(io)
+        .num_workers(2);
     let mut out = Vec::new();
     for batch in collect(builder, path, 5)? {
         for (i, &id) in batch.sample_ids().iter().enumerate() {
@@ -38,7 +65,10 @@ fn by_loader(path: &Path, field: &str, shuffle: Shuffle, io: IoMode) -> Result<V
         }
     }
     out.sort_by_key(|(id, _)| *id);
-    assert!(out.iter().map(|(id, _)| *id).eq(0..out.len() as u64), "every sample once");
+    assert!(
+        out.iter().map(|(id, _)| *id).eq(0..out.len() as u64),
+        "every sample once"
+    );
     Ok(out.into_iter().map(|(_, bytes)| bytes).collect())
 }
 
@@ -50,12 +80,20 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
         &[FilterId::BYTE_SHUFFLE],
         &[FilterId::BIT_SHUFFLE],
         &[FilterId::DELTA],
-        &[FilterId::DELTA, FilterId::BYTE_SHUFFLE, FilterId::BIT_SHUFFLE],
+        &[
+            FilterId::DELTA,
+            FilterId::BYTE_SHUFFLE,
+            FilterId::BIT_SHUFFLE,
+        ],
     ];
     let mut case = 0;
     for dtype in DType::all() {
         for shape in shapes() {
-            let n = if shape.len() == 3 && shape[1] > 1 { 2 } else { 23 };
+            let n = if shape.len() == 3 && shape[1] > 1 {
+                2
+            } else {
+                23
+            };
             let data = samples(dtype, &shape, n, &mut random);
             // Every codec and filter meets every dtype over the shapes; the full product would take minutes.
             let codec = CODECS[case % CODECS.len()];
@@ -63,14 +101,34 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
             case += 1;
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("d");
-            let field = FieldSpec::new("x", dtype, &shape).codec(CodecSpec::new(codec)).filters(filter);
-            write_one_field(ShardWriter::builder().samples_per_chunk(4).num_workers(2), &path, field, dtype, &data)?;
+            let field = FieldSpec::new("x", dtype, &shape)
+                .codec(CodecSpec::new(codec))
+                .filters(filter);
+            write_one_field(
+                ShardWriter::builder().samples_per_chunk(4).num_workers(2),
+                &path,
+                field,
+                dtype,
+                &data,
+            )?;
             let dataset = Dataset::open(&path)?;
             let expected: Vec<Vec<u8>> = data.into_iter().map(|(_, bytes)| bytes).collect();
-            assert_eq!(by_get(&dataset, "x")?, expected, "{dtype} {shape:?} {codec}");
-            for shuffle in [Shuffle::None, Shuffle::Windowed { window: 2 }, Shuffle::Exact] {
+            assert_eq!(
+                by_get(&dataset, "x")?,
+                expected,
+                "{dtype} {shape:?} {codec}"
+            );
+            for shuffle in [
+                Shuffle::None,
+                Shuffle::Windowed { window: 2 },
+                Shuffle::Exact,
+            ] {
                 for io in [IoMode::Mmap, IoMode::Read] {
-                    assert_eq!(by_loader(&path, "x", shuffle, io)?, expected, "{dtype} {shape:?} {shuffle:?}");
+                    assert_eq!(
+                        by_loader(&path, "x", shuffle, io)?,
+                        expected,
+                        "{dtype} {shape:?} {shuffle:?}"
+                    );
                 }
             }
             assert!(dataset.verify(&|_| ()).is_intact());
@@ -80,9 +138,18 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
 }
 
 fn lossy_specs() -> Vec<QuantSpec> {
-    let mut out = vec![QuantSpec::cast(DType::F16), QuantSpec::cast(DType::BF16), QuantSpec::cast(DType::F8E5M2)];
+    let mut out = vec![
+        QuantSpec::cast(DType::F16),
+        QuantSpec::cast(DType::BF16),
+        QuantSpec::cast(DType::F8E5M2),
+    ];
     out.push(QuantSpec::cast(DType::F8E4M3FN));
-    for base in [QuantSpec::int8(), QuantSpec::uint8(), QuantSpec::int4(), QuantSpec::int16()] {
+    for base in [
+        QuantSpec::int8(),
+        QuantSpec::uint8(),
+        QuantSpec::int4(),
+        QuantSpec::int16(),
+    ] {
         out.push(base.clone().per_sample());
         out.push(base.clone().asymmetric().per_sample());
         out.push(base.clone().per_group(3).scale_dtype(DType::F16));
@@ -112,19 +179,32 @@ fn lossy_records_the_true_error_and_all_doors_agree() -> Result<()> {
                 continue; // a cast to the source dtype
             }
             for shape in shapes() {
-                let n = if shape.iter().product::<usize>() > 1000 { 2 } else { 11 };
+                let n = if shape.iter().product::<usize>() > 1000 {
+                    2
+                } else {
+                    11
+                };
                 let data = samples(dtype, &shape, n, &mut random);
                 let dir = tempfile::tempdir().unwrap();
                 let path = dir.path().join("d");
                 let field = FieldSpec::new("x", dtype, &shape).quantize(spec.clone());
-                write_one_field(ShardWriter::builder().samples_per_chunk(4), &path, field, dtype, &data)?;
+                write_one_field(
+                    ShardWriter::builder().samples_per_chunk(4),
+                    &path,
+                    field,
+                    dtype,
+                    &data,
+                )?;
                 let dataset = Dataset::open(&path)?;
                 let got = by_get(&dataset, "x")?;
                 let mut worst = 0f64;
                 let mut sum = 0f64;
                 let mut count = 0u64;
                 for ((_, source), decoded) in data.iter().zip(&got) {
-                    for (a, b) in to_f64(dtype, source).into_iter().zip(to_f64(dtype, decoded)) {
+                    for (a, b) in to_f64(dtype, source)
+                        .into_iter()
+                        .zip(to_f64(dtype, decoded))
+                    {
                         worst = worst.max((a - b).abs());
                         sum += (a - b) * (a - b);
                         count += 1;
@@ -135,10 +215,17 @@ fn lossy_records_the_true_error_and_all_doors_agree() -> Result<()> {
                 assert_eq!(report.count, count);
                 if count > 0 {
                     let rmse = (sum / count as f64).sqrt();
-                    assert!((report.rmse - rmse).abs() <= 1e-9 * rmse, "{spec} {dtype} {shape:?}");
+                    assert!(
+                        (report.rmse - rmse).abs() <= 1e-9 * rmse,
+                        "{spec} {dtype} {shape:?}"
+                    );
                 }
                 for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
-                    assert_eq!(by_loader(&path, "x", shuffle, IoMode::Auto)?, got, "{spec} {dtype} {shape:?}");
+                    assert_eq!(
+                        by_loader(&path, "x", shuffle, IoMode::Auto)?,
+                        got,
+                        "{spec} {dtype} {shape:?}"
+                    );
                 }
             }
         }
@@ -154,22 +241,42 @@ fn static_scales_are_used_and_values_beyond_them_are_refused() -> Result<()> {
     let bytes = to_le_bytes(&data);
     let spec = QuantSpec::int8().per_channel(0);
     let params = spec.resolve(DType::F32, Some(2))?;
-    let mut calibrator = tensorshard::Calibrator::new(&params, DType::F32, &shape)?;
-    calibrator.observe(&bytes)?;
+    let mut calibrator = tensorshard::Calibrator::new(&params, &shape)?;
+    calibrator.observe(DType::F32, &bytes)?;
     let scales = calibrator.finish();
     assert_eq!(scales.scales.len(), 3);
-    let field = FieldSpec::new("x", DType::F32, shape).quantize(spec).scales(scales);
+    let field = FieldSpec::new("x", DType::F32, shape)
+        .quantize(spec)
+        .scales(scales);
     let path = dir.path().join("d");
-    write_one_field(ShardWriter::builder(), &path, field.clone(), DType::F32, &[(shape.to_vec(), bytes.clone())])?;
+    write_one_field(
+        ShardWriter::builder(),
+        &path,
+        field.clone(),
+        DType::F32,
+        &[(shape.to_vec(), bytes.clone())],
+    )?;
     let got: Vec<f32> = Dataset::open(&path)?.get(0)?.tensor("x")?.to_vec()?;
     assert!(got.iter().zip(&data).all(|(a, b)| (a - b).abs() < 0.006));
 
     let mut beyond = data;
     beyond[7] = 100.0;
-    let samples = [(shape.to_vec(), bytes), (shape.to_vec(), to_le_bytes(&beyond))];
-    let refused = write_one_field(ShardWriter::builder(), &dir.path().join("e"), field, DType::F32, &samples);
+    let samples = [
+        (shape.to_vec(), bytes),
+        (shape.to_vec(), to_le_bytes(&beyond)),
+    ];
+    let refused = write_one_field(
+        ShardWriter::builder(),
+        &dir.path().join("e"),
+        field,
+        DType::F32,
+        &samples,
+    );
     let message = refused.unwrap_err().to_string();
-    assert!(message.contains("100") && message.contains("sample 1") && message.contains("\"x\""), "{message}");
+    assert!(
+        message.contains("100") && message.contains("sample 1") && message.contains("\"x\""),
+        "{message}"
+    );
     assert!(!dir.path().join("e").exists(), "nothing is left behind");
     Ok(())
 }
@@ -183,13 +290,24 @@ fn patches_restore_what_a_quantizer_cannot_hold() -> Result<()> {
     values[17] = f32::INFINITY;
     values[49] = f32::NEG_INFINITY;
     let sample = (vec![50], to_le_bytes(&values));
-    let field =
-        FieldSpec::new("x", DType::F32, [50]).quantize(QuantSpec::int8().non_finite(NonFinite::Patch));
-    write_one_field(ShardWriter::builder(), &path, field, DType::F32, &[sample.clone(), sample.clone(), sample])?;
+    let field = FieldSpec::new("x", DType::F32, [50])
+        .quantize(QuantSpec::int8().non_finite(NonFinite::Patch));
+    write_one_field(
+        ShardWriter::builder(),
+        &path,
+        field,
+        DType::F32,
+        &[sample.clone(), sample.clone(), sample],
+    )?;
     for bytes in by_get(&Dataset::open(&path)?, "x")? {
         let got = to_f64(DType::F32, &bytes);
         assert!(got[3].is_nan() && got[17] == f64::INFINITY && got[49] == f64::NEG_INFINITY);
-        assert!(got.iter().zip(&values).filter(|(a, _)| a.is_finite()).all(|(a, &b)| (a - f64::from(b)).abs() < 0.005));
+        assert!(
+            got.iter()
+                .zip(&values)
+                .filter(|(a, _)| a.is_finite())
+                .all(|(a, &b)| (a - f64::from(b)).abs() < 0.005)
+        );
     }
     for shuffle in [Shuffle::None, Shuffle::Exact] {
         let builder = Loader::builder().shuffle(shuffle).dtype(DType::F64);
@@ -206,8 +324,12 @@ fn non_finite_values_are_an_error_by_default() {
     let path = dir.path().join("d");
     let sample = (vec![2], to_le_bytes(&[1.0f32, f32::NAN]));
     let field = FieldSpec::new("x", DType::F32, [2]).quantize(QuantSpec::int8());
-    let error = write_one_field(ShardWriter::builder(), &path, field, DType::F32, &[sample]).unwrap_err();
-    assert!(matches!(error.kind(), tensorshard::ErrorKind::Unrepresentable { .. }), "{error}");
+    let error =
+        write_one_field(ShardWriter::builder(), &path, field, DType::F32, &[sample]).unwrap_err();
+    assert!(
+        matches!(error.kind(), tensorshard::ErrorKind::Unrepresentable { .. }),
+        "{error}"
+    );
     assert!(!path.exists());
 }
 
@@ -221,7 +343,10 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
         .field(FieldSpec::any("weight"))
         .field(FieldSpec::bytes("raw"))
         .field(FieldSpec::any_shape("state", DType::F32).quantize(QuantSpec::int8()))
-        .field(FieldSpec::ragged("tokens", DType::F32, [None, Some(6)]).quantize(QuantSpec::int4().per_group(4)))
+        .field(
+            FieldSpec::ragged("tokens", DType::F32, [None, Some(6)])
+                .quantize(QuantSpec::int4().per_group(4)),
+        )
         .field(
             FieldSpec::ragged("map", DType::F16, [Some(3), None, None])
                 .quantize(QuantSpec::uint8().asymmetric().per_channel(1)),
@@ -233,9 +358,19 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
     for i in 0..40usize {
         let dtype = dtypes[i % dtypes.len()];
         let rank = random.below(4) as usize;
-        let shape: Vec<usize> = (0..rank).map(|_| random.below(if i == 11 { 60 } else { 6 }) as usize).collect();
+        let shape: Vec<usize> = (0..rank)
+            .map(|_| random.below(if i == 11 { 60 } else { 6 }) as usize)
+            .collect();
         let weight = elements(dtype, shape.iter().product(), &mut random);
-        let raw = elements(DType::U8, if i == 20 { 200_000 } else { random.below(30) as usize }, &mut random);
+        let raw = elements(
+            DType::U8,
+            if i == 20 {
+                200_000
+            } else {
+                random.below(30) as usize
+            },
+            &mut random,
+        );
         let tokens = random.below(9) as usize;
         let token_values = elements(DType::F32, tokens * 6, &mut random);
         let (h, w) = (random.below(5) as usize, random.below(5) as usize);
@@ -243,30 +378,46 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
         let state = elements(DType::F32, shape.iter().product(), &mut random);
         let name = format!("layer.{i}");
         writer.append(&[
-            ("name", TensorView::new(DType::U8, &[name.len()], name.as_bytes())?),
+            (
+                "name",
+                TensorView::new(DType::U8, &[name.len()], name.as_bytes())?,
+            ),
             ("weight", TensorView::new(dtype, &shape, &weight)?),
             ("raw", TensorView::new(DType::U8, &[raw.len()], &raw)?),
             ("state", TensorView::new(DType::F32, &shape, &state)?),
-            ("tokens", TensorView::new(DType::F32, &[tokens, 6], &token_values)?),
+            (
+                "tokens",
+                TensorView::new(DType::F32, &[tokens, 6], &token_values)?,
+            ),
             ("map", TensorView::new(DType::F16, &[3, h, w], &map)?),
         ])?;
         expected.push((name, dtype, shape, weight, raw, tokens, [3, h, w]));
     }
     writer.finish()?;
     let dataset = Dataset::open(&path)?;
-    assert_eq!(dataset.schema().key_field().map(|field| field.kind()), Some(Kind::String));
+    assert_eq!(
+        dataset.schema().key_field().map(|field| field.kind()),
+        Some(Kind::String)
+    );
     for (i, (name, dtype, shape, weight, raw, tokens, map)) in expected.iter().enumerate() {
         let sample = dataset.get(i as u64)?;
         assert_eq!(sample.key(), Some(name.as_bytes()));
         assert_eq!(sample.text("name")?, name);
         let tensor = sample.tensor("weight")?;
-        assert_eq!((tensor.dtype(), tensor.shape(), tensor.data().as_ref()), (*dtype, shape.as_slice(), weight.as_slice()));
+        assert_eq!(
+            (tensor.dtype(), tensor.shape(), tensor.data().as_ref()),
+            (*dtype, shape.as_slice(), weight.as_slice())
+        );
         assert_eq!(sample.tensor("raw")?.data(), raw);
         assert_eq!(sample.tensor("tokens")?.shape(), [*tokens, 6]);
         assert_eq!(sample.tensor("map")?.shape(), map);
     }
     // Batches agree with random access.
-    for shuffle in [Shuffle::None, Shuffle::Windowed { window: 3 }, Shuffle::Exact] {
+    for shuffle in [
+        Shuffle::None,
+        Shuffle::Windowed { window: 3 },
+        Shuffle::Exact,
+    ] {
         for batch in collect(Loader::builder().shuffle(shuffle), &path, 7)? {
             for (i, &id) in batch.sample_ids().iter().enumerate() {
                 let sample = dataset.get(id)?;
@@ -274,14 +425,26 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
                     let view = batch.field(field.name())?.sample(i)?;
                     assert_eq!(view.shape(), tensor.shape());
                     assert_eq!(view.dtype(), tensor.dtype());
-                    assert_eq!(view.data(), tensor.data().as_ref(), "{shuffle:?} {} of {id}", field.name());
+                    assert_eq!(
+                        view.data(),
+                        tensor.data().as_ref(),
+                        "{shuffle:?} {} of {id}",
+                        field.name()
+                    );
                 }
             }
         }
     }
     // Padded batches hold the same values, and zeros.
     let padded = FieldOutput::new().ragged(Ragged::Padded);
-    for batch in collect(Loader::builder().fields(["map"]).output("map", padded).shuffle(Shuffle::Exact), &path, 7)? {
+    for batch in collect(
+        Loader::builder()
+            .fields(["map"])
+            .output("map", padded)
+            .shuffle(Shuffle::Exact),
+        &path,
+        7,
+    )? {
         let field = batch.field("map")?;
         let (mask_shape, mask) = field.mask().unwrap();
         assert_eq!(mask_shape[0], batch.len());
@@ -298,7 +461,11 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
                         let at = ((c * height + y) * width + x) * 2;
                         let inside = y < h && x < w;
                         let from = ((c * h + y) * w + x) * 2;
-                        let expected = if inside { &values[from..from + 2] } else { &[0, 0] };
+                        let expected = if inside {
+                            &values[from..from + 2]
+                        } else {
+                            &[0, 0]
+                        };
                         assert_eq!(&slot[at..at + 2], expected);
                         assert_eq!(mask[(i * height + y) * width + x], u8::from(inside));
                     }
@@ -323,17 +490,26 @@ fn extend_and_append_write_the_same() -> Result<()> {
             .shard_ids_from(5)
     };
     let mut one = builder().create(dir.path().join("one"))?;
-    one.extend(&[("x", TensorView::new(DType::F32, &[1000, 2, 3], &x)?), ("y", TensorView::new(DType::U16, &[1000], &y)?)])?;
+    one.extend(&[
+        ("x", TensorView::new(DType::F32, &[1000, 2, 3], &x)?),
+        ("y", TensorView::new(DType::U16, &[1000], &y)?),
+    ])?;
     one.finish()?;
     let mut two = builder().num_workers(3).create(dir.path().join("two"))?;
     for i in 0..1000 {
         two.append(&[
             ("y", TensorView::new(DType::U16, &[], &y[i * 2..i * 2 + 2])?),
-            ("x", TensorView::new(DType::F32, &[2, 3], &x[i * 24..i * 24 + 24])?),
+            (
+                "x",
+                TensorView::new(DType::F32, &[2, 3], &x[i * 24..i * 24 + 24])?,
+            ),
         ])?;
     }
     two.finish()?;
-    let mut names: Vec<_> = std::fs::read_dir(dir.path().join("one")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(dir.path().join("one"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     names.sort();
     assert_eq!(names.len(), 2);
     for name in names {
@@ -351,7 +527,11 @@ fn output_dtypes_convert_and_normalize() -> Result<()> {
     let (mean, std) = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3]);
     let output = FieldOutput::new().normalize(1.0 / 255.0, &mean, &std, 0);
     let half_output = output.clone().dtype(DType::F16);
-    for batch in collect(Loader::builder().fields(["image"]).output("image", output), &path, 16)? {
+    for batch in collect(
+        Loader::builder().fields(["image"]).output("image", output),
+        &path,
+        16,
+    )? {
         let values = batch.field("image")?.as_slice::<f32>()?;
         for (i, &id) in batch.sample_ids().iter().enumerate() {
             let source = dataset.get(id)?;
@@ -362,20 +542,47 @@ fn output_dtypes_convert_and_normalize() -> Result<()> {
             }
         }
     }
-    for batch in collect(Loader::builder().fields(["image"]).output("image", half_output), &path, 16)? {
-        assert_eq!(batch.field("image")?.as_slice::<half::f16>()?.len(), batch.len() * 192);
+    for batch in collect(
+        Loader::builder()
+            .fields(["image"])
+            .output("image", half_output),
+        &path,
+        16,
+    )? {
+        assert_eq!(
+            batch.field("image")?.as_slice::<half::f16>()?.len(),
+            batch.len() * 192
+        );
     }
     // Labels as f32, latents as bf16, everything else untouched.
-    let builder = Loader::builder().dtype(DType::BF16).output("label", FieldOutput::new().dtype(DType::F32));
+    let builder = Loader::builder()
+        .dtype(DType::BF16)
+        .output("label", FieldOutput::new().dtype(DType::F32));
     for batch in collect(builder, &path, 16)? {
         let labels = batch.field("label")?.as_slice::<f32>()?;
-        assert!(batch.sample_ids().iter().zip(labels).all(|(&id, &x)| x == id as f32));
+        assert!(
+            batch
+                .sample_ids()
+                .iter()
+                .zip(labels)
+                .all(|(&id, &x)| x == id as f32)
+        );
         let latents = batch.field("latent")?.as_slice::<half::bf16>()?;
-        let exact = dataset.get(batch.sample_ids()[0])?.tensor("latent")?.to_vec::<f32>()?;
-        assert!(exact.iter().zip(latents).all(|(&a, &b)| half::bf16::from_f32(a).to_bits() == b.to_bits()));
+        let exact = dataset
+            .get(batch.sample_ids()[0])?
+            .tensor("latent")?
+            .to_vec::<f32>()?;
+        assert!(
+            exact
+                .iter()
+                .zip(latents)
+                .all(|(&a, &b)| half::bf16::from_f32(a).to_bits() == b.to_bits())
+        );
     }
     // Quantized: codes and scales give the dequantized values.
-    let builder = Loader::builder().fields(["latent"]).output("latent", FieldOutput::new().quantized());
+    let builder = Loader::builder()
+        .fields(["latent"])
+        .output("latent", FieldOutput::new().quantized());
     for batch in collect(builder.shuffle(Shuffle::windowed()), &path, 16)? {
         let field = batch.field("latent")?;
         let (codes, scales) = (field.as_slice::<i8>()?, field.scales().unwrap());
@@ -400,8 +607,10 @@ fn every_preset_writes_every_dtype() -> Result<()> {
                 let field = preset.apply(FieldSpec::new("x", dtype, &shape), NonFinite::Error);
                 let data = samples(dtype, &shape, 9, &mut random);
                 let field = if field.needs_calibration()? {
-                    let mut calibrator = tensorshard::Calibrator::new(&field.quant_params()?, dtype, &shape)?;
-                    data.iter().try_for_each(|(_, bytes)| calibrator.observe(bytes))?;
+                    let mut calibrator =
+                        tensorshard::Calibrator::new(&field.quant_params()?, &shape)?;
+                    data.iter()
+                        .try_for_each(|(_, bytes)| calibrator.observe(dtype, bytes))?;
                     field.scales(calibrator.finish())
                 } else {
                     field
@@ -411,7 +620,10 @@ fn every_preset_writes_every_dtype() -> Result<()> {
                 assert_eq!(dataset.len(), 9);
                 assert!(dataset.verify(&|_| ()).is_intact());
                 if !dataset.schema().fields()[0].is_lossy() {
-                    assert_eq!(by_get(&dataset, "x")?, data.into_iter().map(|(_, b)| b).collect::<Vec<_>>());
+                    assert_eq!(
+                        by_get(&dataset, "x")?,
+                        data.into_iter().map(|(_, b)| b).collect::<Vec<_>>()
+                    );
                 }
             }
         }
@@ -424,14 +636,18 @@ fn growing_ragged_samples_do_not_make_giant_chunks() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d");
     let builder = ShardWriter::builder().chunk_bytes(1000);
-    let mut samples: Vec<(Vec<usize>, Vec<u8>)> = (0..400).map(|_| (vec![10], vec![1; 10])).collect();
+    let mut samples: Vec<(Vec<usize>, Vec<u8>)> =
+        (0..400).map(|_| (vec![10], vec![1; 10])).collect();
     samples.extend((0..400).map(|_| (vec![5000], vec![2; 5000])));
     write_one_field(builder, &path, FieldSpec::bytes("x"), DType::U8, &samples)?;
     let dataset = Dataset::open(&path)?;
     let report = dataset.inspect()?;
     assert!(report.shards.len() > 1);
     assert!(report.num_chunks > 300, "{} chunks", report.num_chunks);
-    assert_eq!(by_get(&dataset, "x")?, samples.into_iter().map(|(_, b)| b).collect::<Vec<_>>());
+    assert_eq!(
+        by_get(&dataset, "x")?,
+        samples.into_iter().map(|(_, b)| b).collect::<Vec<_>>()
+    );
     Ok(())
 }
 
@@ -440,7 +656,10 @@ fn single_shard_opens_on_its_own() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d");
     let dataset = small_dataset(&path, 30, ShardWriter::builder().samples_per_chunk(8))?;
-    let shard = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "tshard"));
+    let shard = std::fs::read_dir(&path)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "tshard"));
     let shard = shard.unwrap();
     let alone = Dataset::open(&shard)?;
     let in_memory = Dataset::builder().open_bytes(std::fs::read(&shard).unwrap())?;
@@ -454,15 +673,29 @@ fn single_shard_opens_on_its_own() -> Result<()> {
 #[test]
 fn get_many_keeps_order_and_repeats() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
-    let dataset = small_dataset(&dir.path().join("d"), 60, ShardWriter::builder().samples_per_chunk(8))?;
+    let dataset = small_dataset(
+        &dir.path().join("d"),
+        60,
+        ShardWriter::builder().samples_per_chunk(8),
+    )?;
     let indices = [59, 3, 3, 17, 0, 41, 40, 3];
-    let ids: Vec<u64> = dataset.get_many(&indices)?.iter().map(|sample| sample.id()).collect();
+    let ids: Vec<u64> = dataset
+        .get_many(&indices)?
+        .iter()
+        .map(|sample| sample.id())
+        .collect();
     assert_eq!(ids, indices);
     assert!(dataset.get(60).is_err());
     assert!(dataset.get_many(&[]).unwrap().is_empty());
     let labels = dataset.select(["label"])?;
     assert_eq!(labels.get(17)?.fields().count(), 1);
-    assert!(dataset.select(["nope"]).unwrap_err().to_string().contains("image"));
+    assert!(
+        dataset
+            .select(["nope"])
+            .unwrap_err()
+            .to_string()
+            .contains("image")
+    );
     Ok(())
 }
 
@@ -470,7 +703,10 @@ fn get_many_keeps_order_and_repeats() -> Result<()> {
 fn empty_dataset_is_a_dataset() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d");
-    ShardWriter::builder().field(FieldSpec::new("x", DType::F32, [3])).create(&path)?.finish()?;
+    ShardWriter::builder()
+        .field(FieldSpec::new("x", DType::F32, [3]))
+        .create(&path)?
+        .finish()?;
     let dataset = Dataset::open(&path)?;
     assert!(dataset.is_empty());
     let batches: Vec<Batch> = collect(Loader::builder(), &path, 4)?;

@@ -54,10 +54,16 @@ impl Batch {
     /// # Errors
     /// `InvalidArgument` that lists the fields there are.
     pub fn field(&self, name: &str) -> Result<&FieldBatch> {
-        self.fields.iter().find(|field| field.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = self.fields.iter().map(FieldBatch::name).collect();
-            Error::invalid(format!("the batch has no field {name:?}; its fields are {}", names.join(", ")))
-        })
+        self.fields
+            .iter()
+            .find(|field| field.name() == name)
+            .ok_or_else(|| {
+                let names: Vec<&str> = self.fields.iter().map(FieldBatch::name).collect();
+                Error::invalid(format!(
+                    "the batch has no field {name:?}; its fields are {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// Bytes of all values.
@@ -107,7 +113,11 @@ pub(crate) struct RaggedParts {
 
 impl RaggedParts {
     fn shape(&self, sample: usize) -> &[usize] {
-        let start = if sample == 0 { 0 } else { self.ends[sample - 1] };
+        let start = if sample == 0 {
+            0
+        } else {
+            self.ends[sample - 1]
+        };
         &self.dims[start..self.ends[sample]]
     }
 
@@ -171,11 +181,19 @@ impl FieldBatch {
         match &self.ragged {
             Some(parts) if parts.padded.is_none() => {
                 let dtype = parts.dtypes.get(i).copied().unwrap_or(self.dtype);
-                TensorView::new(dtype, parts.shape(i), &self.data[parts.byte_offsets[i]..parts.byte_offsets[i + 1]])
+                TensorView::new(
+                    dtype,
+                    parts.shape(i),
+                    &self.data[parts.byte_offsets[i]..parts.byte_offsets[i + 1]],
+                )
             }
             _ => {
                 let bytes = self.data.len() / self.num_samples;
-                TensorView::new(self.dtype, &self.shape[1..], &self.data[i * bytes..(i + 1) * bytes])
+                TensorView::new(
+                    self.dtype,
+                    &self.shape[1..],
+                    &self.data[i * bytes..(i + 1) * bytes],
+                )
             }
         }
     }
@@ -185,7 +203,11 @@ impl FieldBatch {
         if i >= self.num_samples {
             return None;
         }
-        Some(self.ragged.as_ref().map_or(&self.shape[1..], |parts| parts.shape(i)))
+        Some(
+            self.ragged
+                .as_ref()
+                .map_or(&self.shape[1..], |parts| parts.shape(i)),
+        )
     }
 
     /// The text of one sample of a string field.
@@ -197,18 +219,25 @@ impl FieldBatch {
             return Err(Error::invalid("this is not a string field").in_field(self.name()));
         }
         let bytes = self.sample(i)?.data();
-        std::str::from_utf8(bytes).map_err(|e| Error::corrupt("text", "UTF-8", e).in_field(self.name()))
+        std::str::from_utf8(bytes)
+            .map_err(|e| Error::corrupt("text", "UTF-8", e).in_field(self.name()))
     }
 
     /// Concatenated fields: where samples start along the first axis of the array, and where the last one ends.
     pub fn offsets(&self) -> Option<&[i64]> {
-        self.ragged.as_ref().filter(|parts| parts.padded.is_none()).map(|parts| parts.offsets.as_slice())
+        self.ragged
+            .as_ref()
+            .filter(|parts| parts.padded.is_none())
+            .map(|parts| parts.offsets.as_slice())
     }
 
     /// Padded fields: one byte (1 = value, 0 = padding) for each index of the variable dims, and its shape
     /// `[samples, variable dims ..]`.
     pub fn mask(&self) -> Option<(&[usize], &[u8])> {
-        let parts = self.ragged.as_ref().filter(|parts| parts.padded.is_some())?;
+        let parts = self
+            .ragged
+            .as_ref()
+            .filter(|parts| parts.padded.is_some())?;
         Some((&parts.mask_shape, &parts.mask))
     }
 
@@ -236,7 +265,10 @@ impl FieldBatch {
 
 fn cast<T: Element>(bytes: &[u8]) -> Result<&[T]> {
     if cfg!(target_endian = "big") {
-        return Err(Error::unsupported("typed view on a big-endian host", "read the little-endian bytes"));
+        return Err(Error::unsupported(
+            "typed view on a big-endian host",
+            "read the little-endian bytes",
+        ));
     }
     bytemuck::try_cast_slice(bytes).map_err(|e| Error::invalid(format!("no typed view: {e}")))
 }
@@ -278,9 +310,13 @@ impl FieldLayout {
         if let (Form::Codes, Some((shape, _))) = (&form, &fixed) {
             if field.has_static_scales() {
                 let table = field.scales();
-                let bytes = Bytes::from_owner(AlignedBytes::from_words(table.scales.iter().map(|x| x.to_le_bytes())));
+                let bytes = Bytes::from_owner(AlignedBytes::from_words(
+                    table.scales.iter().map(|x| x.to_le_bytes()),
+                ));
                 let zero_points = (!table.zero_points.is_empty()).then(|| {
-                    Bytes::from_owner(AlignedBytes::from_words(table.zero_points.iter().map(|x| x.to_le_bytes())))
+                    Bytes::from_owner(AlignedBytes::from_words(
+                        table.zero_points.iter().map(|x| x.to_le_bytes()),
+                    ))
                 });
                 static_scales = Some((bytes, zero_points));
             } else if field.has_scales_stream() {
@@ -309,7 +345,9 @@ impl FieldLayout {
     /// Bytes that a sample takes in a batch; `None` for ragged fields.
     pub(crate) fn sample_bytes(&self) -> Option<u64> {
         let (_, values) = self.fixed.as_ref()?;
-        let scales = self.scales.map_or(0, |(n, zero_points)| n * if zero_points { 8 } else { 4 });
+        let scales = self
+            .scales
+            .map_or(0, |(n, zero_points)| n * if zero_points { 8 } else { 4 });
         Some(*values as u64 + scales as u64)
     }
 
@@ -334,7 +372,9 @@ impl FieldLayout {
         let Some((_, bytes)) = &self.fixed else {
             let parts = self.measure(dataset, extents)?;
             let layout = match &parts.padded {
-                Some(padded) => SlotLayout::Fixed(elements(padded).saturating_mul(self.dtype.size())),
+                Some(padded) => {
+                    SlotLayout::Fixed(elements(padded).saturating_mul(self.dtype.size()))
+                }
                 None => SlotLayout::Offsets(parts.byte_offsets.clone()),
             };
             let total = match &layout {
@@ -359,10 +399,16 @@ impl FieldLayout {
         Ok(None)
     }
 
-    fn measure<'e>(&self, dataset: &Dataset, extents: impl Iterator<Item = Extent<'e>>) -> Result<RaggedParts> {
+    fn measure<'e>(
+        &self,
+        dataset: &Dataset,
+        extents: impl Iterator<Item = Extent<'e>>,
+    ) -> Result<RaggedParts> {
         let field = &dataset.schema().fields()[self.ordinal];
         let mut parts = RaggedParts::default();
-        parts.variable = (0..self.dims.len()).filter(|&i| self.dims[i].is_none()).collect();
+        parts.variable = (0..self.dims.len())
+            .filter(|&i| self.dims[i].is_none())
+            .collect();
         let rows = parts.variable == [0] && field.dims().is_some() && field.dtype().is_some();
         let mut bytes = 0usize;
         let mut entries = 0i64;
@@ -372,10 +418,15 @@ impl FieldLayout {
             parts.dims.extend_from_slice(extent.shape);
             parts.ends.push(parts.dims.len());
             parts.dtypes.extend(extent.own);
-            let sample = sample_out_bytes(field, &self.form, extent.shape, extent.own).ok_or_else(too_large)?;
+            let sample = sample_out_bytes(field, &self.form, extent.shape, extent.own)
+                .ok_or_else(too_large)?;
             bytes = bytes.checked_add(sample).ok_or_else(too_large)?;
             parts.byte_offsets.push(bytes);
-            let step = if rows { extent.shape[0] } else { sample / self.dtype.size() };
+            let step = if rows {
+                extent.shape[0]
+            } else {
+                sample / self.dtype.size()
+            };
             entries = entries.saturating_add(i64::try_from(step).unwrap_or(i64::MAX));
             parts.offsets.push(entries);
         }
@@ -403,32 +454,60 @@ impl FieldLayout {
             (scales, zero_points) = (Some(table.0.clone()), table.1.clone());
         }
         let shape = match (&self.fixed, &ragged) {
-            (Some((shape, _)), _) => std::iter::once(num_samples).chain(shape.iter().copied()).collect(),
+            (Some((shape, _)), _) => std::iter::once(num_samples)
+                .chain(shape.iter().copied())
+                .collect(),
             (None, Some(parts)) => match &parts.padded {
-                Some(padded) => std::iter::once(num_samples).chain(padded.iter().copied()).collect(),
+                Some(padded) => std::iter::once(num_samples)
+                    .chain(padded.iter().copied())
+                    .collect(),
                 None if parts.variable == [0] && parts.dtypes.is_empty() => {
-                    let rows = usize::try_from(parts.offsets.last().copied().unwrap_or(0)).unwrap_or(0);
-                    std::iter::once(rows).chain(self.dims.iter().skip(1).map(|dim| dim.unwrap_or(0))).collect()
+                    let rows =
+                        usize::try_from(parts.offsets.last().copied().unwrap_or(0)).unwrap_or(0);
+                    std::iter::once(rows)
+                        .chain(self.dims.iter().skip(1).map(|dim| dim.unwrap_or(0)))
+                        .collect()
                 }
                 None => vec![data.len() / self.dtype.size()],
             },
             (None, None) => return None,
         };
         let (name, kind, dtype) = (Arc::clone(&self.name), self.kind, self.dtype);
-        Some(FieldBatch { name, kind, dtype, num_samples, shape, data, ragged, scales, zero_points })
+        Some(FieldBatch {
+            name,
+            kind,
+            dtype,
+            num_samples,
+            shape,
+            data,
+            ragged,
+            scales,
+            zero_points,
+        })
     }
 }
 
 impl RaggedParts {
     fn pad(&mut self, dims: &[Option<usize>]) {
         let num_samples = self.ends.len();
-        let largest = |dim: usize| (0..num_samples).map(|i| self.shape(i)[dim]).max().unwrap_or(0);
-        let padded: Vec<usize> = (0..dims.len()).map(|dim| dims[dim].unwrap_or_else(|| largest(dim))).collect();
+        let largest = |dim: usize| {
+            (0..num_samples)
+                .map(|i| self.shape(i)[dim])
+                .max()
+                .unwrap_or(0)
+        };
+        let padded: Vec<usize> = (0..dims.len())
+            .map(|dim| dims[dim].unwrap_or_else(|| largest(dim)))
+            .collect();
         let inner: Vec<usize> = self.variable.iter().map(|&dim| padded[dim]).collect();
         let cells = elements(&inner);
         let mut mask = vec![0u8; cells.saturating_mul(num_samples)];
         for (i, cells) in mask.chunks_exact_mut(cells.max(1)).enumerate() {
-            let shape: Vec<usize> = self.variable.iter().map(|&dim| self.shape(i)[dim]).collect();
+            let shape: Vec<usize> = self
+                .variable
+                .iter()
+                .map(|&dim| self.shape(i)[dim])
+                .collect();
             for (cell, value) in cells.iter_mut().enumerate() {
                 let mut rest = cell;
                 let inside = inner.iter().zip(&shape).rev().all(|(&size, &len)| {

@@ -21,9 +21,23 @@ pub struct FieldSpec {
 }
 
 impl FieldSpec {
-    fn with(name: impl Into<String>, kind: Kind, dtype: Option<DType>, dims: Option<Vec<Option<usize>>>) -> Self {
+    fn with(
+        name: impl Into<String>,
+        kind: Kind,
+        dtype: Option<DType>,
+        dims: Option<Vec<Option<usize>>>,
+    ) -> Self {
         let (quant, codec) = (QuantSpec::identity(), CodecSpec::default());
-        Self { name: name.into(), kind, key: false, dtype, dims, quant, filters: None, codec }
+        Self {
+            name: name.into(),
+            kind,
+            key: false,
+            dtype,
+            dims,
+            quant,
+            filters: None,
+            codec,
+        }
     }
 
     /// A field whose samples all have this dtype and shape (`[]` for a scalar).
@@ -33,8 +47,17 @@ impl FieldSpec {
     }
 
     /// A field whose dims vary from sample to sample where `dims` has `None`.
-    pub fn ragged(name: impl Into<String>, dtype: DType, dims: impl AsRef<[Option<usize>]>) -> Self {
-        Self::with(name, Kind::Tensor, Some(dtype), Some(dims.as_ref().to_vec()))
+    pub fn ragged(
+        name: impl Into<String>,
+        dtype: DType,
+        dims: impl AsRef<[Option<usize>]>,
+    ) -> Self {
+        Self::with(
+            name,
+            Kind::Tensor,
+            Some(dtype),
+            Some(dims.as_ref().to_vec()),
+        )
     }
 
     /// A field whose samples have any rank and shape.
@@ -59,7 +82,10 @@ impl FieldSpec {
 
     /// The field that holds the samples' keys: text.
     pub fn key(name: impl Into<String>) -> Self {
-        Self { key: true, ..Self::string(name) }
+        Self {
+            key: true,
+            ..Self::string(name)
+        }
     }
 
     /// Sets the quantizer.
@@ -114,10 +140,15 @@ impl FieldSpec {
             let identity = self.quant.resolve(DType::U8, None)?;
             return match identity {
                 QuantParams::Identity => Ok(identity),
-                _ => Err(Error::invalid(format!("field {:?}: a dtype per sample cannot be quantized", self.name))),
+                _ => Err(Error::invalid(format!(
+                    "field {:?}: a dtype per sample cannot be quantized",
+                    self.name
+                ))),
             };
         };
-        self.quant.resolve(dtype, self.dims.as_ref().map(Vec::len)).map_err(|e| e.in_field(&self.name))
+        self.quant
+            .resolve(dtype, self.dims.as_ref().map(Vec::len))
+            .map_err(|e| e.in_field(&self.name))
     }
 
     /// True if static scales are needed and were not given: [`crate::Calibrator`] finds them on a first pass.
@@ -139,7 +170,10 @@ impl FieldSpec {
             (None, Some(_)) if bits > 8 => vec![FilterId::BYTE_SHUFFLE],
             (None, _) => Vec::new(),
         };
-        let filters: Result<Vec<FilterSpec>> = filters.into_iter().map(|id| FilterSpec::new(id, elem_size)).collect();
+        let filters: Result<Vec<FilterSpec>> = filters
+            .into_iter()
+            .map(|id| FilterSpec::new(id, elem_size))
+            .collect();
         let needs = self.needs_calibration()?;
         if needs {
             return Err(Error::invalid(format!(
@@ -188,12 +222,24 @@ pub enum Preset {
 
 /// Name and one-line description of every preset.
 const PRESETS: [(Preset, &str, &str); 8] = [
-    (Preset::Lossless, "lossless", "bit-exact: byte shuffle + snappy"),
+    (
+        Preset::Lossless,
+        "lossless",
+        "bit-exact: byte shuffle + snappy",
+    ),
     (Preset::F16, "f16", "floats as f16"),
     (Preset::BF16, "bf16", "floats as bf16"),
     (Preset::Int8, "int8", "floats as int8, a scale per sample"),
-    (Preset::Int8PerChannel, "int8-per-channel", "floats as int8, a scale per index of the first axis"),
-    (Preset::Int4Group32, "int4-group32", "floats as int4, an f16 scale per 32 elements"),
+    (
+        Preset::Int8PerChannel,
+        "int8-per-channel",
+        "floats as int8, a scale per index of the first axis",
+    ),
+    (
+        Preset::Int4Group32,
+        "int4-group32",
+        "floats as int4, an f16 scale per 32 elements",
+    ),
     (Preset::Fp8, "fp8", "floats as f8e4m3fn"),
     (Preset::Article, "article", "int8 per sample + snappy"),
 ];
@@ -205,7 +251,11 @@ impl Preset {
     }
 
     fn row(self) -> (Self, &'static str, &'static str) {
-        PRESETS.iter().find(|row| row.0 == self).copied().unwrap_or(PRESETS[0])
+        PRESETS
+            .iter()
+            .find(|row| row.0 == self)
+            .copied()
+            .unwrap_or(PRESETS[0])
     }
 
     /// The name in the CLI.
@@ -223,10 +273,17 @@ impl Preset {
     /// # Errors
     /// `InvalidArgument` that lists the names there are.
     pub fn parse(name: &str) -> Result<Self> {
-        PRESETS.iter().find(|row| row.1 == name).map(|row| row.0).ok_or_else(|| {
-            let names: Vec<&str> = PRESETS.iter().map(|row| row.1).collect();
-            Error::invalid(format!("there is no preset {name:?}; the presets are {}", names.join(", ")))
-        })
+        PRESETS
+            .iter()
+            .find(|row| row.1 == name)
+            .map(|row| row.0)
+            .ok_or_else(|| {
+                let names: Vec<&str> = PRESETS.iter().map(|row| row.1).collect();
+                Error::invalid(format!(
+                    "there is no preset {name:?}; the presets are {}",
+                    names.join(", ")
+                ))
+            })
     }
 
     /// Applies the preset to a field. Quantizers touch float tensors with at least one dim; everything else stays
@@ -234,13 +291,16 @@ impl Preset {
     #[must_use]
     pub fn apply(self, field: FieldSpec, non_finite: NonFinite) -> FieldSpec {
         let lossy = field.kind == Kind::Tensor
-            && matches!(field.dtype, Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64))
+            && matches!(
+                field.dtype,
+                Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+            )
             && field.dims.as_ref().is_some_and(|dims| !dims.is_empty());
         if !lossy {
             return field;
         }
         let quant = match self {
-            Self::Lossless => QuantSpec::identity(),
+            Self::Lossless => return field,
             Self::F16 => QuantSpec::cast(DType::F16),
             Self::BF16 => QuantSpec::cast(DType::BF16),
             Self::Int8 | Self::Article => QuantSpec::int8().per_sample(),
@@ -249,7 +309,13 @@ impl Preset {
             Self::Fp8 => QuantSpec::cast(DType::F8E4M3FN),
         };
         // f16 to f16 is no quantization at all.
-        let same = matches!((self, field.dtype), (Self::F16, Some(DType::F16)) | (Self::BF16, Some(DType::BF16)));
-        field.quantize(if same { QuantSpec::identity() } else { quant.non_finite(non_finite) })
+        let same = matches!(
+            (self, field.dtype),
+            (Self::F16, Some(DType::F16)) | (Self::BF16, Some(DType::BF16))
+        );
+        if same {
+            return field;
+        }
+        field.quantize(quant.non_finite(non_finite))
     }
 }

@@ -44,7 +44,11 @@ pub struct ErrorReport {
 impl ErrorReport {
     /// The signal-to-noise ratio, 20 log10(rms / rmse), in dB; infinite for an error of zero.
     pub fn snr_db(&self) -> f64 {
-        if self.rmse == 0.0 { f64::INFINITY } else { 20.0 * (self.rms / self.rmse).log10() }
+        if self.rmse == 0.0 {
+            f64::INFINITY
+        } else {
+            20.0 * (self.rms / self.rmse).log10()
+        }
     }
 
     fn add(&mut self, stats: &Stats) {
@@ -101,7 +105,10 @@ pub(crate) fn add_chunk(reports: &mut [FieldReport], chunk: &EncodedChunk) {
 
 fn add_stats(reports: &mut [FieldReport], stats: &[Stats]) {
     for stats in stats {
-        if let Some(error) = reports.get_mut(usize::from(stats.field)).and_then(|report| report.error.as_mut()) {
+        if let Some(error) = reports
+            .get_mut(usize::from(stats.field))
+            .and_then(|report| report.error.as_mut())
+        {
             error.add(stats);
         }
     }
@@ -155,7 +162,12 @@ impl Dataset {
             stored_bytes: 0,
             raw_bytes: 0,
             unfinished: self.is_unfinished(),
-            fields: self.schema().fields().iter().map(FieldReport::new).collect(),
+            fields: self
+                .schema()
+                .fields()
+                .iter()
+                .map(FieldReport::new)
+                .collect(),
             shards: Vec::new(),
         };
         let mut scratch = self.take_scratch();
@@ -169,7 +181,8 @@ impl Dataset {
                 }
                 add_stats(&mut report.fields, &chunk.header.stats);
                 for (i, field) in self.schema().fields().iter().enumerate() {
-                    report.fields[i].raw_bytes += self.raw_bytes(&shard, &chunk, i, field, &mut scratch)?;
+                    report.fields[i].raw_bytes +=
+                        self.raw_bytes(&shard, &chunk, i, field, &mut scratch)?;
                 }
             }
             report.num_chunks += shard.num_chunks();

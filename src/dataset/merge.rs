@@ -37,7 +37,9 @@ pub struct MergeSummary {
 pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeSummary> {
     let out = out.as_ref();
     if out.join(MANIFEST_NAME).exists() {
-        return Err(Error::invalid("there is a dataset already; choose another folder").in_file(out));
+        return Err(
+            Error::invalid("there is a dataset already; choose another folder").in_file(out),
+        );
     }
     let parts: Vec<Dataset> = parts.iter().map(Dataset::open).collect::<Result<_>>()?;
     let Some(first) = parts.first() else {
@@ -60,9 +62,16 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         }
         for record in part.shard_records()? {
             if !seen.insert(record.shard_id) {
-                return Err(Error::invalid(format!("shard {} occurs twice", record.shard_id)).in_file(part.path()));
+                return Err(
+                    Error::invalid(format!("shard {} occurs twice", record.shard_id))
+                        .in_file(part.path()),
+                );
             }
-            let folder = if part.path().is_file() { part.path().parent().unwrap_or(Path::new("")) } else { part.path() };
+            let folder = if part.path().is_file() {
+                part.path().parent().unwrap_or(Path::new(""))
+            } else {
+                part.path()
+            };
             shards.push((folder.join(record.shard_id.file_name()), record));
         }
     }
@@ -72,7 +81,9 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         let target = out.join(record.shard_id.file_name());
         match fs::hard_link(source, &target) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(Error::io("open", source, e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::io("open", source, e));
+            }
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 // Left by a merge that did not finish: the same bytes under the same random id, or the manifest's
                 // checks will say so when it is opened.

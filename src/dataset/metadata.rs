@@ -17,7 +17,8 @@ pub(crate) fn encode(user: &Map<String, Value>) -> Result<Vec<u8>> {
     }
     let mut block = Map::new();
     block.insert(USER.to_owned(), Value::Object(user.clone()));
-    let bytes = serde_json::to_vec(&Value::Object(block)).map_err(|e| Error::invalid(format!("metadata: {e}")))?;
+    let bytes = serde_json::to_vec(&Value::Object(block))
+        .map_err(|e| Error::invalid(format!("metadata: {e}")))?;
     // What a reader would refuse is refused here.
     parse(&bytes).map_err(|e| Error::invalid(format!("metadata: {e}")))?;
     Ok(bytes)
@@ -29,19 +30,36 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
         return Ok(Map::new());
     }
     if bytes.len() as u64 > limits::METADATA {
-        return Err(Error::limit("metadata", limits::METADATA, bytes.len() as u64));
+        return Err(Error::limit(
+            "metadata",
+            limits::METADATA,
+            bytes.len() as u64,
+        ));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde::de::DeserializeSeed::deserialize(Strict { depth: limits::METADATA_DEPTH }, &mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|e| Error::corrupt("metadata", "one JSON object without duplicate keys", e))?;
+    let value = serde::de::DeserializeSeed::deserialize(
+        Strict {
+            depth: limits::METADATA_DEPTH,
+        },
+        &mut deserializer,
+    )
+    .and_then(|value| deserializer.end().map(|()| value))
+    .map_err(|e| Error::corrupt("metadata", "one JSON object without duplicate keys", e))?;
     match value {
         Value::Object(mut block) => match block.remove(USER) {
             None => Ok(Map::new()),
             Some(Value::Object(user)) => Ok(user),
-            Some(_) => Err(Error::corrupt("metadata", "an object under \"user\"", "something else")),
+            Some(_) => Err(Error::corrupt(
+                "metadata",
+                "an object under \"user\"",
+                "something else",
+            )),
         },
-        _ => Err(Error::corrupt("metadata", "a JSON object", "something else")),
+        _ => Err(Error::corrupt(
+            "metadata",
+            "a JSON object",
+            "something else",
+        )),
     }
 }
 
@@ -52,7 +70,10 @@ struct Strict {
 
 impl Strict {
     fn inner<E: serde::de::Error>(&self) -> std::result::Result<Self, E> {
-        let depth = self.depth.checked_sub(1).ok_or_else(|| E::custom("nested too deeply"))?;
+        let depth = self
+            .depth
+            .checked_sub(1)
+            .ok_or_else(|| E::custom("nested too deeply"))?;
         Ok(Self { depth })
     }
 }
@@ -60,7 +81,10 @@ impl Strict {
 impl<'de> serde::de::DeserializeSeed<'de> for Strict {
     type Value = Value;
 
-    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> std::result::Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
@@ -96,7 +120,10 @@ impl<'de> serde::de::Visitor<'de> for Strict {
         Ok(Value::Null)
     }
 
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> std::result::Result<Value, A::Error> {
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(
+        self,
+        mut items: A,
+    ) -> std::result::Result<Value, A::Error> {
         let mut out = Vec::new();
         while let Some(item) = items.next_element_seed(self.inner()?)? {
             out.push(item);
@@ -104,7 +131,10 @@ impl<'de> serde::de::Visitor<'de> for Strict {
         Ok(Value::Array(out))
     }
 
-    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Value, A::Error> {
+    fn visit_map<A: serde::de::MapAccess<'de>>(
+        self,
+        mut entries: A,
+    ) -> std::result::Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(self.inner()?)?;
@@ -124,7 +154,10 @@ mod tests {
     fn user_entries_round_trip() -> Result<()> {
         let mut user = Map::new();
         user.insert("model".to_owned(), "vae".into());
-        user.insert("steps".to_owned(), Value::Array(vec![1.into(), 2.5.into(), Value::Null]));
+        user.insert(
+            "steps".to_owned(),
+            Value::Array(vec![1.into(), 2.5.into(), Value::Null]),
+        );
         assert_eq!(parse(&encode(&user)?)?, user);
         assert!(encode(&Map::new())?.is_empty());
         Ok(())
@@ -133,7 +166,16 @@ mod tests {
     #[test]
     fn hostile_blocks_are_refused() {
         let deep = format!("{{\"user\":{}1{}}}", "[".repeat(100), "]".repeat(100));
-        for bad in ["[]", "1", "{", "{} {}", "{\"a\":1,\"a\":2}", "{\"user\":3}", "{\"x\":{\"a\":1,\"a\":2}}", &deep] {
+        for bad in [
+            "[]",
+            "1",
+            "{",
+            "{} {}",
+            "{\"a\":1,\"a\":2}",
+            "{\"user\":3}",
+            "{\"x\":{\"a\":1,\"a\":2}}",
+            &deep,
+        ] {
             assert!(parse(bad.as_bytes()).unwrap_err().is_corrupt(), "{bad}");
         }
         assert!(parse(b"{\"planner\":{\"a\":1}}").unwrap().is_empty());

@@ -91,7 +91,10 @@ pub struct DatasetBuilder {
 
 impl Default for DatasetBuilder {
     fn default() -> Self {
-        Self { io: IoMode::Auto, verify_checksums: true }
+        Self {
+            io: IoMode::Auto,
+            verify_checksums: true,
+        }
     }
 }
 
@@ -115,7 +118,10 @@ impl DatasetBuilder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Dataset> {
         let path = path.as_ref();
         if path.file_name().is_some_and(|name| name == MANIFEST_NAME) {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = path
+                .parent()
+                .filter(|p| !p.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             return self.open_folder(folder);
         }
         if path.is_file() {
@@ -150,7 +156,9 @@ impl DatasetBuilder {
                 folder,
                 std::io::Error::new(
                     std::io::ErrorKind::NotFound,
-                    format!("there is no {MANIFEST_NAME}; this is no tensorshard dataset, or its writer did not finish"),
+                    format!(
+                        "there is no {MANIFEST_NAME}; this is no tensorshard dataset, or its writer did not finish"
+                    ),
                 ),
             ));
         }
@@ -175,7 +183,12 @@ impl Dataset {
         DatasetBuilder::default()
     }
 
-    fn new(path: &Path, manifest: Manifest, options: DatasetBuilder, single: Option<Arc<ShardReader>>) -> Result<Self> {
+    fn new(
+        path: &Path,
+        manifest: Manifest,
+        options: DatasetBuilder,
+        single: Option<Arc<ShardReader>>,
+    ) -> Result<Self> {
         let metadata = metadata::parse(&manifest.metadata).map_err(|e| e.in_file(path))?;
         let schema = Arc::new(manifest.schema.clone());
         let selected = (0..schema.fields().len()).collect();
@@ -189,7 +202,10 @@ impl Dataset {
             open: Mutex::default(),
             scratch: Mutex::default(),
         };
-        Ok(Self { inner: Arc::new(inner), selected })
+        Ok(Self {
+            inner: Arc::new(inner),
+            selected,
+        })
     }
 
     /// The same dataset, with only some fields: the others are never read.
@@ -199,9 +215,16 @@ impl Dataset {
     pub fn select<S: AsRef<str>>(&self, fields: impl IntoIterator<Item = S>) -> Result<Self> {
         let ordinals: Result<Vec<usize>> = fields
             .into_iter()
-            .map(|name| self.schema().index_of(name.as_ref()).ok_or_else(|| self.schema().no_such_field(name.as_ref())))
+            .map(|name| {
+                self.schema()
+                    .index_of(name.as_ref())
+                    .ok_or_else(|| self.schema().no_such_field(name.as_ref()))
+            })
             .collect();
-        Ok(Self { inner: Arc::clone(&self.inner), selected: ordinals?.into() })
+        Ok(Self {
+            inner: Arc::clone(&self.inner),
+            selected: ordinals?.into(),
+        })
     }
 
     /// The folder, or the file.
@@ -227,7 +250,9 @@ impl Dataset {
 
     /// The fields that samples have, in order.
     pub fn fields(&self) -> impl Iterator<Item = &Field> {
-        self.selected.iter().map(|&ordinal| &self.schema().fields()[ordinal])
+        self.selected
+            .iter()
+            .map(|&ordinal| &self.schema().fields()[ordinal])
     }
 
     pub(crate) fn selected(&self) -> &[usize] {
@@ -259,7 +284,11 @@ impl Dataset {
     }
 
     pub(crate) fn shard_ids(&self) -> Result<Vec<ShardId>> {
-        self.inner.manifest.shards().map(|record| Ok(record?.shard_id)).collect()
+        self.inner
+            .manifest
+            .shards()
+            .map(|record| Ok(record?.shard_id))
+            .collect()
     }
 
     /// The record of a shard.
@@ -277,7 +306,11 @@ impl Dataset {
             return Ok(Arc::clone(shard));
         }
         {
-            let mut open = self.inner.open.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self
+                .inner
+                .open
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             open.clock += 1;
             let clock = open.clock;
             if let Some((shard, used)) = open.shards.get_mut(&ordinal) {
@@ -286,15 +319,25 @@ impl Dataset {
             }
         }
         let shard = Arc::new(self.open_shard(ordinal)?);
-        let mut open = self.inner.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self
+            .inner
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if open.shards.len() >= OPEN_SHARDS
-            && let Some(&oldest) = open.shards.iter().min_by_key(|(_, (_, used))| used).map(|(ordinal, _)| ordinal)
+            && let Some(&oldest) = open
+                .shards
+                .iter()
+                .min_by_key(|(_, (_, used))| used)
+                .map(|(ordinal, _)| ordinal)
         {
             open.shards.remove(&oldest);
         }
         let clock = open.clock;
         // Another thread may have been faster: one reader is enough.
-        Ok(Arc::clone(&open.shards.entry(ordinal).or_insert((shard, clock)).0))
+        Ok(Arc::clone(
+            &open.shards.entry(ordinal).or_insert((shard, clock)).0,
+        ))
     }
 
     fn open_shard(&self, ordinal: u64) -> Result<ShardReader> {
@@ -303,15 +346,30 @@ impl Dataset {
         let storage = storage::open(&path, self.inner.options.io)?;
         let manifest = &self.inner.manifest;
         let verify = self.inner.options.verify_checksums;
-        ShardReader::open_listed(storage, verify, &record, &self.inner.schema, &manifest.schema_bytes)
+        ShardReader::open_listed(
+            storage,
+            verify,
+            &record,
+            &self.inner.schema,
+            &manifest.schema_bytes,
+        )
     }
 
     pub(crate) fn take_scratch(&self) -> Scratch {
-        self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        self.inner
+            .scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default()
     }
 
     pub(crate) fn put_scratch(&self, scratch: Scratch) {
-        self.inner.scratch.lock().unwrap_or_else(PoisonError::into_inner).push(scratch);
+        self.inner
+            .scratch
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(scratch);
     }
 
     /// Bytes of the values of a field in a chunk as they were given to the writer.
@@ -329,7 +387,10 @@ impl Dataset {
             return Ok(bytes.saturating_mul(u64::from(chunk.header.num_samples)));
         }
         let shapes = shard.decode_shapes(chunk, ordinal, scratch)?;
-        let sample = |i| sample_out_bytes(field, &form, shapes.shape(i), shapes.dtype(i)).unwrap_or(usize::MAX) as u64;
+        let sample = |i| {
+            sample_out_bytes(field, &form, shapes.shape(i), shapes.dtype(i)).unwrap_or(usize::MAX)
+                as u64
+        };
         Ok((0..shapes.len()).map(sample).sum())
     }
 
@@ -368,7 +429,10 @@ impl Dataset {
         }
         self.put_scratch(scratch);
         let missing = || Error::invalid("no sample");
-        indices.iter().map(|index| found.get(index).cloned().ok_or_else(missing)).collect()
+        indices
+            .iter()
+            .map(|index| found.get(index).cloned().ok_or_else(missing))
+            .collect()
     }
 
     /// Decodes `indices` (ascending), all in one chunk that starts at sample `start`.
@@ -381,18 +445,38 @@ impl Dataset {
         scratch: &mut Scratch,
         found: &mut HashMap<u64, Sample>,
     ) -> Result<()> {
-        let rows: Vec<u32> = indices.iter().map(|&index| u32::try_from(index - start).unwrap_or(u32::MAX)).collect();
+        let rows: Vec<u32> = indices
+            .iter()
+            .map(|&index| u32::try_from(index - start).unwrap_or(u32::MAX))
+            .collect();
         let runs = merge_rows(&rows);
-        let mut samples: Vec<Vec<Tensor>> = rows.iter().map(|_| Vec::with_capacity(self.selected.len())).collect();
+        let mut samples: Vec<Vec<Tensor>> = rows
+            .iter()
+            .map(|_| Vec::with_capacity(self.selected.len()))
+            .collect();
         for &ordinal in self.selected.iter() {
             let field = &self.schema().fields()[ordinal];
-            let shapes = field.is_ragged().then(|| shard.decode_shapes(chunk, ordinal, scratch)).transpose()?;
-            let (bytes, ends) = decode_to_vec(shard, chunk, ordinal, shapes.as_ref(), &rows, &runs, scratch)?;
+            let shapes = field
+                .is_ragged()
+                .then(|| shard.decode_shapes(chunk, ordinal, scratch))
+                .transpose()?;
+            let (bytes, ends) = decode_to_vec(
+                shard,
+                chunk,
+                ordinal,
+                shapes.as_ref(),
+                &rows,
+                &runs,
+                scratch,
+            )?;
             let bytes = Bytes::from(bytes);
             let mut from = 0;
             for ((sample, &row), end) in samples.iter_mut().zip(&rows).zip(ends) {
                 let (shape, own) = match &shapes {
-                    Some(shapes) => (shapes.shape(row as usize).to_vec(), shapes.dtype(row as usize)),
+                    Some(shapes) => (
+                        shapes.shape(row as usize).to_vec(),
+                        shapes.dtype(row as usize),
+                    ),
                     None => (field.fixed_shape().unwrap_or_default(), None),
                 };
                 let dtype = out_dtype(field, &Form::Values(None), own);
@@ -402,7 +486,14 @@ impl Dataset {
         }
         for (&id, tensors) in indices.iter().zip(samples) {
             let dataset = self.clone();
-            found.insert(id, Sample { id, tensors, dataset });
+            found.insert(
+                id,
+                Sample {
+                    id,
+                    tensors,
+                    dataset,
+                },
+            );
         }
         Ok(())
     }
@@ -440,8 +531,10 @@ fn decode_to_vec(
             Some(shapes) => (shapes.shape(row as usize), shapes.dtype(row as usize)),
             None => (fixed.as_slice(), None),
         };
-        let bytes = sample_out_bytes(field, &form, shape, own).and_then(|bytes| bytes.checked_add(total));
-        total = bytes.ok_or_else(|| Error::limit("bytes of a chunk", usize::MAX as u64, u64::MAX))?;
+        let bytes =
+            sample_out_bytes(field, &form, shape, own).and_then(|bytes| bytes.checked_add(total));
+        total =
+            bytes.ok_or_else(|| Error::limit("bytes of a chunk", usize::MAX as u64, u64::MAX))?;
         ends.push(total);
     }
     let mut run_ranges = Vec::with_capacity(runs.len());
@@ -451,7 +544,10 @@ fn decode_to_vec(
         done += run.count as usize;
         run_ranges.push(start..ends[done - 1]);
     }
-    let mut slots = VecSlots { bytes: vec![0; total], runs: run_ranges };
+    let mut slots = VecSlots {
+        bytes: vec![0; total],
+        runs: run_ranges,
+    };
     shard.decode_rows(chunk, ordinal, shapes, &form, runs, &mut slots, scratch)?;
     Ok((slots.bytes, ends))
 }
@@ -492,7 +588,10 @@ impl Sample {
     /// # Errors
     /// `InvalidArgument` if the field is not there, or not selected.
     pub fn tensor(&self, field: &str) -> Result<&Tensor> {
-        let found = self.fields().find(|(f, _)| f.name() == field).map(|(_, tensor)| tensor);
+        let found = self
+            .fields()
+            .find(|(f, _)| f.name() == field)
+            .map(|(_, tensor)| tensor);
         found.ok_or_else(|| self.dataset.schema().no_such_field(field))
     }
 
@@ -510,7 +609,9 @@ impl Sample {
 
     /// The sample's key, if the dataset has a key field and it is selected.
     pub fn key(&self) -> Option<&[u8]> {
-        self.fields().find(|(field, _)| field.is_key()).map(|(_, tensor)| tensor.data().as_ref())
+        self.fields()
+            .find(|(field, _)| field.is_key())
+            .map(|(_, tensor)| tensor.data().as_ref())
     }
 
     /// True if all values of the fields are the same bytes with the same shapes.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::schema::{Field, Kind};
-use crate::quant::{NonFinite, QuantParams};
 use crate::kernel::lut;
+use crate::quant::{NonFinite, QuantParams};
 use crate::shard::{Form, Normalize, Table};
 
 /// How samples of different shapes become one batch.
@@ -55,7 +55,12 @@ impl FieldOutput {
     /// the dtype asked for). `mean` and `std` have one entry, or one for each index. Each of the 256 results is
     /// computed in f64 and rounded once. For images: scale 1/255, axis 0 for `[3, H, W]`.
     pub fn normalize(mut self, scale: f64, mean: &[f64], std: &[f64], axis: usize) -> Self {
-        self.normalize = Some(Normalization { scale, mean: mean.to_vec(), std: std.to_vec(), axis });
+        self.normalize = Some(Normalization {
+            scale,
+            mean: mean.to_vec(),
+            std: std.to_vec(),
+            axis,
+        });
         self
     }
 
@@ -83,17 +88,25 @@ impl FieldOutput {
 
     /// The form for a field.
     pub(crate) fn resolve(&self, field: &Field) -> Result<(Form, Ragged)> {
-        self.resolve_inner(field).map_err(|e| e.in_field(field.name()))
+        self.resolve_inner(field)
+            .map_err(|e| e.in_field(field.name()))
     }
 
     fn resolve_inner(&self, field: &Field) -> Result<(Form, Ragged)> {
         let rank_varies = field.dims().is_none() || field.dtype().is_none();
-        if self.ragged == Ragged::Padded && field.is_ragged() && (field.kind() != Kind::Tensor || rank_varies) {
-            return Err(Error::invalid("text, bytes and tensors of variable rank cannot be padded; use Concatenated"));
+        if self.ragged == Ragged::Padded
+            && field.is_ragged()
+            && (field.kind() != Kind::Tensor || rank_varies)
+        {
+            return Err(Error::invalid(
+                "text, bytes and tensors of variable rank cannot be padded; use Concatenated",
+            ));
         }
         let Some(source) = field.dtype() else {
             if self.dtype.is_some() || self.normalize.is_some() || self.quantized {
-                return Err(Error::invalid("a field whose samples have their own dtypes is delivered as it is"));
+                return Err(Error::invalid(
+                    "a field whose samples have their own dtypes is delivered as it is",
+                ));
             }
             return Ok((Form::Values(None), self.ragged));
         };
@@ -101,7 +114,9 @@ impl FieldOutput {
             && dtype != source
             && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
         {
-            return Err(Error::invalid(format!("{source} values can be delivered as f32, f16, bf16 or f64, not {dtype}")));
+            return Err(Error::invalid(format!(
+                "{source} values can be delivered as f32, f16, bf16 or f64, not {dtype}"
+            )));
         }
         if self.quantized {
             return self.resolve_quantized(field);
@@ -110,12 +125,17 @@ impl FieldOutput {
             let table = normalization.resolve(field, self.dtype.unwrap_or(DType::F32))?;
             return Ok((Form::Normalized(Arc::new(table)), self.ragged));
         }
-        Ok((Form::Values(Some(self.dtype.unwrap_or(source))), self.ragged))
+        Ok((
+            Form::Values(Some(self.dtype.unwrap_or(source))),
+            self.ragged,
+        ))
     }
 
     fn resolve_quantized(&self, field: &Field) -> Result<(Form, Ragged)> {
         if self.dtype.is_some() || self.normalize.is_some() {
-            return Err(Error::invalid("quantized output has the stored dtype: ask for no other, and no normalization"));
+            return Err(Error::invalid(
+                "quantized output has the stored dtype: ask for no other, and no normalization",
+            ));
         }
         let patched = match field.quantizer() {
             QuantParams::Identity => return Ok((Form::Values(field.dtype()), self.ragged)),
@@ -123,7 +143,9 @@ impl FieldOutput {
             QuantParams::Affine(params) => params.non_finite == NonFinite::Patch,
         };
         if patched {
-            return Err(Error::invalid("this field has patched values, which exist only dequantized"));
+            return Err(Error::invalid(
+                "this field has patched values, which exist only dequantized",
+            ));
         }
         if field.is_ragged() {
             return Err(Error::invalid("ragged fields are delivered dequantized"));
@@ -136,17 +158,26 @@ impl Normalization {
     fn resolve(&self, field: &Field, dtype: DType) -> Result<Normalize> {
         let shape = match (field.dtype(), field.quantizer(), field.fixed_shape()) {
             (Some(DType::U8), QuantParams::Identity, Some(shape)) => shape,
-            _ => return Err(Error::invalid(format!("only u8 fields of fixed shape are normalized, this is {field}"))),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "only u8 fields of fixed shape are normalized, this is {field}"
+                )));
+            }
         };
         if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::invalid(format!("normalized values are f32, f16 or bf16, not {dtype}")));
+            return Err(Error::invalid(format!(
+                "normalized values are f32, f16 or bf16, not {dtype}"
+            )));
         }
         let channels = self.mean.len().max(self.std.len());
-        let entry = |values: &[f64], c: usize| values.get(if values.len() == 1 { 0 } else { c }).copied();
+        let entry =
+            |values: &[f64], c: usize| values.get(if values.len() == 1 { 0 } else { c }).copied();
         let fits = !self.mean.is_empty()
             && !self.std.is_empty()
             && (channels == 1 || shape.get(self.axis) == Some(&channels))
-            && (0..channels).all(|c| entry(&self.mean, c).is_some() && entry(&self.std, c).is_some_and(|s| s != 0.0));
+            && (0..channels).all(|c| {
+                entry(&self.mean, c).is_some() && entry(&self.std, c).is_some_and(|s| s != 0.0)
+            });
         if !fits {
             return Err(Error::invalid(format!(
                 "{} means and {} stds (not 0) do not fit axis {} of {field}",
@@ -155,11 +186,19 @@ impl Normalization {
                 self.axis
             )));
         }
-        let stride = if channels == 1 { 1 } else { shape[self.axis + 1..].iter().product::<usize>().max(1) };
+        let stride = if channels == 1 {
+            1
+        } else {
+            shape[self.axis + 1..].iter().product::<usize>().max(1)
+        };
         let tables = (0..channels)
             .map(|c| {
-                let (mean, std) = (entry(&self.mean, c).unwrap_or(0.0), entry(&self.std, c).unwrap_or(1.0));
-                let table = std::array::from_fn(|x| round_to_f32((x as f64 * self.scale - mean) / std));
+                let (mean, std) = (
+                    entry(&self.mean, c).unwrap_or(0.0),
+                    entry(&self.std, c).unwrap_or(1.0),
+                );
+                let table =
+                    std::array::from_fn(|x| round_to_f32((x as f64 * self.scale - mean) / std));
                 match dtype {
                     DType::F16 => Table::Half(Box::new(lut::to_f16(&table))),
                     DType::BF16 => Table::Half(Box::new(lut::to_bf16(&table))),
@@ -167,11 +206,18 @@ impl Normalization {
                 }
             })
             .collect();
-        Ok(Normalize { dtype, stride: if channels == 1 { usize::MAX } else { stride }, tables })
+        Ok(Normalize {
+            dtype,
+            stride: if channels == 1 { usize::MAX } else { stride },
+            tables,
+        })
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the one rounding that is documented")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the one rounding that is documented"
+)]
 fn round_to_f32(x: f64) -> f32 {
     x as f32
 }

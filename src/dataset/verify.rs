@@ -65,7 +65,11 @@ impl Dataset {
                         let part = self.verify_shard(ordinal, &|samples| {
                             progress(done.fetch_add(samples, Ordering::Relaxed) + samples);
                         });
-                        report.lock().unwrap_or_else(PoisonError::into_inner).1.push((ordinal, part));
+                        report
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .1
+                            .push((ordinal, part));
                     }
                 });
             }
@@ -84,7 +88,10 @@ impl Dataset {
 
     fn verify_shard(&self, ordinal: u64, progress: &dyn Fn(u64)) -> VerifyReport {
         let mut report = VerifyReport::default();
-        let file_name = self.shard_record(ordinal).map(|record| record.shard_id.file_name()).unwrap_or_default();
+        let file_name = self
+            .shard_record(ordinal)
+            .map(|record| record.shard_id.file_name())
+            .unwrap_or_default();
         let shard = match self.shard(ordinal) {
             Ok(shard) => shard,
             Err(error) => {
@@ -101,7 +108,10 @@ impl Dataset {
                     report.intact_samples += u64::from(samples);
                     progress(u64::from(samples));
                 }
-                Err(error) => report.damage.push(Damage { file_name: file_name.clone(), error }),
+                Err(error) => report.damage.push(Damage {
+                    file_name: file_name.clone(),
+                    error,
+                }),
             }
         }
         report
@@ -111,15 +121,32 @@ impl Dataset {
         let chunk = shard.chunk(number, &mut scratch.io)?;
         let num_samples = chunk.header.num_samples;
         let rows: Vec<u32> = (0..num_samples).collect();
-        let runs = [RowRun { row: 0, count: num_samples }];
+        let runs = [RowRun {
+            row: 0,
+            count: num_samples,
+        }];
         for (ordinal, field) in self.schema().fields().iter().enumerate() {
-            let shapes = field.is_ragged().then(|| shard.decode_shapes(&chunk, ordinal, scratch)).transpose()?;
-            let (bytes, ends) = decode_to_vec(shard, &chunk, ordinal, shapes.as_ref(), &rows, &runs, scratch)?;
+            let shapes = field
+                .is_ragged()
+                .then(|| shard.decode_shapes(&chunk, ordinal, scratch))
+                .transpose()?;
+            let (bytes, ends) = decode_to_vec(
+                shard,
+                &chunk,
+                ordinal,
+                shapes.as_ref(),
+                &rows,
+                &runs,
+                scratch,
+            )?;
             if field.kind() == Kind::String {
                 let mut from = 0;
                 for end in ends {
                     std::str::from_utf8(&bytes[from..end]).map_err(|e| {
-                        Error::corrupt("text", "UTF-8", e).in_file(shard.path()).in_chunk(number).in_field(field.name())
+                        Error::corrupt("text", "UTF-8", e)
+                            .in_file(shard.path())
+                            .in_chunk(number)
+                            .in_field(field.name())
                     })?;
                     from = end;
                 }

@@ -139,7 +139,10 @@ struct Shared {
 
 impl Shared {
     fn fail(&self, error: Error) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
         self.failed.store(true, Ordering::Release);
     }
 }
@@ -223,7 +226,10 @@ impl ShardWriterBuilder {
         let path = path.as_ref();
         let exists = path.join(MANIFEST_NAME).exists();
         if exists && !self.overwrite {
-            return Err(Error::invalid("there is a dataset already; ask to overwrite it, or to append to it").in_file(path));
+            return Err(Error::invalid(
+                "there is a dataset already; ask to overwrite it, or to append to it",
+            )
+            .in_file(path));
         }
         let mut replaced = Vec::new();
         if exists && let Ok(old) = Dataset::open(path) {
@@ -249,7 +255,9 @@ impl ShardWriterBuilder {
             .in_file(path));
         }
         for (key, value) in dataset.metadata() {
-            self.metadata.entry(key.clone()).or_insert_with(|| value.clone());
+            self.metadata
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
         }
         let previous = dataset.shard_records()?;
         ShardWriter::start(self, path, schema, previous, Vec::new())
@@ -266,7 +274,12 @@ impl ShardWriterBuilder {
     }
 
     fn schema(&self) -> Result<Schema> {
-        Schema::new(self.fields.iter().map(FieldSpec::resolve).collect::<Result<_>>()?)
+        Schema::new(
+            self.fields
+                .iter()
+                .map(FieldSpec::resolve)
+                .collect::<Result<_>>()?,
+        )
     }
 }
 
@@ -283,30 +296,45 @@ impl ShardWriter {
         previous: Vec<ShardRecord>,
         replaced: Vec<ShardId>,
     ) -> Result<Self> {
-        if options.samples_per_chunk.is_some_and(|n| n == 0 || u64::from(n) > limits::SAMPLES_PER_CHUNK) {
-            return Err(Error::invalid(format!("samples_per_chunk is 1 to {}", limits::SAMPLES_PER_CHUNK)));
+        if options
+            .samples_per_chunk
+            .is_some_and(|n| n == 0 || u64::from(n) > limits::SAMPLES_PER_CHUNK)
+        {
+            return Err(Error::invalid(format!(
+                "samples_per_chunk is 1 to {}",
+                limits::SAMPLES_PER_CHUNK
+            )));
         }
         let metadata = metadata::encode(&options.metadata)?;
         let schema_bytes = Arc::new(schema.encode()?);
         let created_folder = !path.exists();
         fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
-        if created_folder && let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        if created_folder && let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty())
+        {
             sync_folder(parent)?;
         }
         let schema = Arc::new(schema);
         let shared = Arc::new(Shared::default());
-        *shared.reports.lock().unwrap_or_else(PoisonError::into_inner) =
+        *shared
+            .reports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) =
             schema.fields().iter().map(FieldReport::new).collect();
         let files = ShardFiles {
             folder: path.to_owned(),
             schema_bytes: Arc::clone(&schema_bytes),
-            ids: ShardIds { seed: options.seed, next: previous.len() as u64 },
+            ids: ShardIds {
+                seed: options.seed,
+                next: previous.len() as u64,
+            },
             max_shard_len: options.max_shard_len,
             shared: Arc::clone(&shared),
             current: None,
         };
         let pipeline = Pipeline::start(&options, &schema, files)?;
-        let samples_per_chunk = options.samples_per_chunk.or_else(|| fixed_samples_per_chunk(&schema, options.chunk_bytes));
+        let samples_per_chunk = options
+            .samples_per_chunk
+            .or_else(|| fixed_samples_per_chunk(&schema, options.chunk_bytes));
         let mut writer = Self {
             path: path.to_owned(),
             schema,
@@ -352,7 +380,12 @@ impl ShardWriter {
         self.pending = ChunkBlock {
             num_samples: 0,
             first_sample: self.appended,
-            fields: self.schema.fields().iter().map(|_| FieldBlock::default()).collect(),
+            fields: self
+                .schema
+                .fields()
+                .iter()
+                .map(|_| FieldBlock::default())
+                .collect(),
         };
         self.pending_bytes = 0;
     }
@@ -382,11 +415,16 @@ impl ShardWriter {
         let mut num_samples = None;
         for (field, view) in self.schema.fields().iter().zip(&views) {
             let Some((&n, shape)) = view.shape().split_first() else {
-                return Err(Error::invalid("an array of samples needs a first axis").in_field(field.name()));
+                return Err(
+                    Error::invalid("an array of samples needs a first axis").in_field(field.name())
+                );
             };
             check_value(field, view, shape)?;
             if num_samples.replace(n).is_some_and(|other| other != n) {
-                return Err(Error::invalid(format!("{n} samples where the field before has others")).in_field(field.name()));
+                return Err(Error::invalid(format!(
+                    "{n} samples where the field before has others"
+                ))
+                .in_field(field.name()));
             }
         }
         let num_samples = num_samples.unwrap_or(0);
@@ -433,12 +471,17 @@ impl ShardWriter {
                 .filter(|(name, _)| *name == field.name())
                 .or_else(|| values.iter().find(|(name, _)| *name == field.name()));
             let Some((_, view)) = value else {
-                return Err(Error::invalid(format!("the sample has no value for field {:?}", field.name())));
+                return Err(Error::invalid(format!(
+                    "the sample has no value for field {:?}",
+                    field.name()
+                )));
             };
             out.push(*view);
         }
         if values.len() != fields.len() {
-            let unknown = values.iter().find(|(name, _)| self.schema.index_of(name).is_none());
+            let unknown = values
+                .iter()
+                .find(|(name, _)| self.schema.index_of(name).is_none());
             return Err(unknown.map_or_else(
                 || Error::invalid("the sample has a field twice"),
                 |(name, _)| self.schema.no_such_field(name),
@@ -451,7 +494,9 @@ impl ShardWriter {
         let field = &self.schema.fields()[ordinal];
         let block = &mut self.pending.fields[ordinal];
         if field.is_ragged() {
-            block.shapes.push(shape, field.dtype().is_none().then_some(dtype))?;
+            block
+                .shapes
+                .push(shape, field.dtype().is_none().then_some(dtype))?;
         }
         block.data.extend_from_slice(data);
         self.pending_bytes += data.len() as u64;
@@ -464,7 +509,10 @@ impl ShardWriter {
         match self.samples_per_chunk {
             Some(n) if self.pending.num_samples >= n => self.send_chunk(),
             // Samples grew since the chunk size was chosen: close the chunk, and with it the shard, early.
-            Some(_) if self.pending_bytes >= self.options.chunk_bytes.saturating_mul(CHUNK_OVERSHOOT) => {
+            Some(_)
+                if self.pending_bytes
+                    >= self.options.chunk_bytes.saturating_mul(CHUNK_OVERSHOOT) =>
+            {
                 self.send_chunk()?;
                 self.samples_per_chunk = self.options.samples_per_chunk;
                 Ok(())
@@ -482,8 +530,15 @@ impl ShardWriter {
         if !self.shared.failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        let error = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Err(error.unwrap_or_else(|| Error::invalid("this writer failed before; its dataset was not committed")))
+        let error = self
+            .shared
+            .error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        Err(error.unwrap_or_else(|| {
+            Error::invalid("this writer failed before; its dataset was not committed")
+        }))
     }
 
     /// Hands the pending samples to the workers. Waits only when the queue is full.
@@ -492,12 +547,20 @@ impl ShardWriter {
         if self.pending.num_samples == 0 {
             return Ok(());
         }
-        let samples_per_chunk = *self.samples_per_chunk.get_or_insert(self.pending.num_samples);
+        let samples_per_chunk = *self
+            .samples_per_chunk
+            .get_or_insert(self.pending.num_samples);
         let block = std::mem::take(&mut self.pending);
         self.reset_pending();
         let seq = self.next_seq;
         self.next_seq += 1;
-        let sent = self.pipeline.as_ref().is_some_and(|p| p.send(Task { seq, samples_per_chunk, block }));
+        let sent = self.pipeline.as_ref().is_some_and(|p| {
+            p.send(Task {
+                seq,
+                samples_per_chunk,
+                block,
+            })
+        });
         if sent { Ok(()) } else { self.check_failed() }
     }
 
@@ -517,7 +580,10 @@ impl ShardWriter {
         let (ack, done) = bounded(1);
         let seq = self.next_seq;
         self.next_seq += 1;
-        let sent = self.pipeline.as_ref().is_some_and(|p| p.results.send(Message::Seal { seq, ack }).is_ok());
+        let sent = self
+            .pipeline
+            .as_ref()
+            .is_some_and(|p| p.results.send(Message::Seal { seq, ack }).is_ok());
         if sent {
             // An error here means that the writer thread is gone; it has left an error.
             done.recv().ok();
@@ -526,7 +592,12 @@ impl ShardWriter {
     }
 
     fn commit(&mut self, unfinished: bool) -> Result<()> {
-        let sealed = self.shared.sealed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sealed = self
+            .shared
+            .sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let shards: Vec<ShardRecord> = self.previous.iter().chain(&sealed).copied().collect();
         let bytes = Manifest::encode(&self.schema_bytes, &self.metadata, &shards, unfinished)?;
         publish(&self.path.join(MANIFEST_NAME), &bytes)?;
@@ -548,13 +619,22 @@ impl ShardWriter {
             // A leftover that is in no manifest is harmless.
             fs::remove_file(self.path.join(shard_id.file_name())).ok();
         }
-        let sealed = self.shared.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let sealed = self
+            .shared
+            .sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Ok(WriteSummary {
             path: self.path.clone(),
             num_samples: self.appended,
             num_shards: sealed.len() as u64,
             stored_bytes: sealed.iter().map(|shard| shard.file_len).sum(),
-            fields: self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            fields: self
+                .shared
+                .reports
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
         })
     }
 }
@@ -566,7 +646,11 @@ impl Drop for ShardWriter {
         if self.finished {
             return;
         }
-        let sealed = self.shared.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let sealed = self
+            .shared
+            .sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for shard in sealed.iter().skip(self.committed) {
             fs::remove_file(self.path.join(shard.shard_id.file_name())).ok();
         }
@@ -585,11 +669,17 @@ fn check_value(field: &Field, view: &TensorView<'_>, shape: &[usize]) -> Result<
     let fits = match field.dims() {
         None => shape.len() as u64 <= limits::RANK,
         Some(dims) => {
-            dims.len() == shape.len() && dims.iter().zip(shape).all(|(dim, &n)| dim.is_none_or(|dim| dim == n))
+            dims.len() == shape.len()
+                && dims
+                    .iter()
+                    .zip(shape)
+                    .all(|(dim, &n)| dim.is_none_or(|dim| dim == n))
         }
     };
     if !fits || shape.iter().any(|&n| u32::try_from(n).is_err()) && field.is_ragged() {
-        return fail(format!("the value has shape {shape:?}, the field is {field}"));
+        return fail(format!(
+            "the value has shape {shape:?}, the field is {field}"
+        ));
     }
     if field.kind() == Kind::String && std::str::from_utf8(view.data()).is_err() {
         return fail("the text is not UTF-8; use a bytes field".to_owned());
@@ -605,15 +695,20 @@ fn fixed_samples_per_chunk(schema: &Schema, chunk_bytes: u64) -> Option<u32> {
     let mut sample_bytes = 0u64;
     for field in schema.fields() {
         let elements = crate::tensor::num_elements(&field.fixed_shape()?)? as u64;
-        sample_bytes = sample_bytes.saturating_add(elements.saturating_mul(field.dtype()?.size() as u64));
+        sample_bytes =
+            sample_bytes.saturating_add(elements.saturating_mul(field.dtype()?.size() as u64));
     }
-    let n = chunk_bytes.checked_div(sample_bytes).unwrap_or(MAX_SAMPLES_PER_CHUNK).clamp(1, MAX_SAMPLES_PER_CHUNK);
+    let n = chunk_bytes
+        .checked_div(sample_bytes)
+        .unwrap_or(MAX_SAMPLES_PER_CHUNK)
+        .clamp(1, MAX_SAMPLES_PER_CHUNK);
     u32::try_from(n).ok()
 }
 
 pub(crate) fn random_id() -> Result<[u8; 16]> {
     let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|e| Error::io("get random bytes", "", std::io::Error::other(e)))?;
+    getrandom::fill(&mut id)
+        .map_err(|e| Error::io("get random bytes", "", std::io::Error::other(e)))?;
     Ok(id)
 }
 
@@ -625,12 +720,16 @@ struct ShardIds {
 
 impl ShardIds {
     fn next(&mut self) -> Result<ShardId> {
-        let Some(seed) = self.seed else { return Ok(ShardId(random_id()?)) };
+        let Some(seed) = self.seed else {
+            return Ok(ShardId(random_id()?));
+        };
         let n = self.next;
         self.next += 1;
         let mut id = [0; 16];
         id[..8].copy_from_slice(&mix(seed.wrapping_add(n.wrapping_mul(2))).to_le_bytes());
-        id[8..].copy_from_slice(&mix(seed.wrapping_add(n.wrapping_mul(2)).wrapping_add(1)).to_le_bytes());
+        id[8..].copy_from_slice(
+            &mix(seed.wrapping_add(n.wrapping_mul(2)).wrapping_add(1)).to_le_bytes(),
+        );
         Ok(ShardId(id))
     }
 }
@@ -650,8 +749,15 @@ struct Task {
 }
 
 enum Message {
-    Chunk { seq: u64, samples_per_chunk: u32, encoded: Result<EncodedChunk> },
-    Seal { seq: u64, ack: Sender<()> },
+    Chunk {
+        seq: u64,
+        samples_per_chunk: u32,
+        encoded: Result<EncodedChunk>,
+    },
+    Seal {
+        seq: u64,
+        ack: Sender<()>,
+    },
 }
 
 impl Message {
@@ -672,7 +778,11 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn start(options: &ShardWriterBuilder, schema: &Arc<Schema>, files: ShardFiles) -> Result<Self> {
+    fn start(
+        options: &ShardWriterBuilder,
+        schema: &Arc<Schema>,
+        files: ShardFiles,
+    ) -> Result<Self> {
         let workers = match options.num_workers {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             n => n,
@@ -692,14 +802,18 @@ impl Pipeline {
                 .map_err(|e| Error::io("start a thread", "", e))
         };
         for i in 0..workers {
-            let (task_queue, results, schema) = (task_queue.clone(), results.clone(), Arc::clone(schema));
+            let (task_queue, results, schema) =
+                (task_queue.clone(), results.clone(), Arc::clone(schema));
             let body = move || {
                 for task in task_queue {
                     let encode = || encode_chunk(&schema, DEFAULT_PIECE_BYTES, &task.block);
                     let encoded = catch_unwind(AssertUnwindSafe(encode))
                         .unwrap_or_else(|payload| Err(Error::panicked("encode", payload.as_ref())));
-                    let message =
-                        Message::Chunk { seq: task.seq, samples_per_chunk: task.samples_per_chunk, encoded };
+                    let message = Message::Chunk {
+                        seq: task.seq,
+                        samples_per_chunk: task.samples_per_chunk,
+                        encoded,
+                    };
                     if results.send(message).is_err() {
                         return;
                     }
@@ -709,12 +823,21 @@ impl Pipeline {
         }
         let body = move || write_in_order(files, &result_queue, &token_sender);
         threads.push(spawn("tensorshard-write".to_owned(), Box::new(body))?);
-        Ok(Self { tasks: Some(tasks), results, tokens, threads })
+        Ok(Self {
+            tasks: Some(tasks),
+            results,
+            tokens,
+            threads,
+        })
     }
 
     /// False if the threads are gone.
     fn send(&self, task: Task) -> bool {
-        self.tokens.recv().is_ok() && self.tasks.as_ref().is_some_and(|tasks| tasks.send(task).is_ok())
+        self.tokens.recv().is_ok()
+            && self
+                .tasks
+                .as_ref()
+                .is_some_and(|tasks| tasks.send(task).is_ok())
     }
 }
 
@@ -732,7 +855,9 @@ impl Drop for Pipeline {
 
 impl std::fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("threads", &self.threads.len()).finish_non_exhaustive()
+        f.debug_struct("Pipeline")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -744,7 +869,11 @@ fn write_in_order(mut files: ShardFiles, queue: &Receiver<Message>, tokens: &Sen
         while let Some(message) = waiting.remove(&next) {
             next += 1;
             let (result, ack) = match message {
-                Message::Chunk { samples_per_chunk, encoded, .. } => {
+                Message::Chunk {
+                    samples_per_chunk,
+                    encoded,
+                    ..
+                } => {
                     let result = encoded.and_then(|chunk| files.write(&chunk, samples_per_chunk));
                     tokens.try_send(()).ok();
                     (result, None)
@@ -777,7 +906,11 @@ impl ShardFiles {
         if self.shared.failed.load(Ordering::Acquire) {
             return Ok(());
         }
-        if self.current.as_ref().is_some_and(|shard| shard.samples_per_chunk() != samples_per_chunk) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|shard| shard.samples_per_chunk() != samples_per_chunk)
+        {
             self.seal()?;
         }
         let mut shard = match self.current.take() {
@@ -787,10 +920,25 @@ impl ShardFiles {
         shard.append(chunk)?;
         let full = shard.is_full() || shard.file_len() >= self.max_shard_len;
         self.current = Some(shard);
-        self.shared.raw_bytes.fetch_add(chunk.raw_bytes, Ordering::Relaxed);
-        let stored: u64 = chunk.streams.iter().map(|stream| stream.data.len() as u64).sum();
-        self.shared.stored_bytes.fetch_add(stored, Ordering::Relaxed);
-        add_chunk(&mut self.shared.reports.lock().unwrap_or_else(PoisonError::into_inner), chunk);
+        self.shared
+            .raw_bytes
+            .fetch_add(chunk.raw_bytes, Ordering::Relaxed);
+        let stored: u64 = chunk
+            .streams
+            .iter()
+            .map(|stream| stream.data.len() as u64)
+            .sum();
+        self.shared
+            .stored_bytes
+            .fetch_add(stored, Ordering::Relaxed);
+        add_chunk(
+            &mut self
+                .shared
+                .reports
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+            chunk,
+        );
         if full { self.seal() } else { Ok(()) }
     }
 
@@ -798,7 +946,10 @@ impl ShardFiles {
         let shard_id = self.ids.next()?;
         let path = self.folder.join(shard_id.file_name());
         if path.exists() {
-            return Err(Error::invalid("this shard exists already; use another seed for shard ids").in_file(path));
+            return Err(Error::invalid(
+                "this shard exists already; use another seed for shard ids",
+            )
+            .in_file(path));
         }
         let header = ShardHeader {
             shard_id,
@@ -810,9 +961,15 @@ impl ShardFiles {
     }
 
     fn seal(&mut self) -> Result<()> {
-        let Some(shard) = self.current.take() else { return Ok(()) };
+        let Some(shard) = self.current.take() else {
+            return Ok(());
+        };
         let (record, _) = shard.finish()?;
-        self.shared.sealed.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        self.shared
+            .sealed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(record);
         Ok(())
     }
 }

@@ -90,7 +90,13 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(crate) fn new(field: u16, sums: &ErrorSums) -> Self {
-        let mean = |sum: f64| if sums.count == 0 { 0.0 } else { (sum / sums.count as f64).sqrt() };
+        let mean = |sum: f64| {
+            if sums.count == 0 {
+                0.0
+            } else {
+                (sum / sums.count as f64).sqrt()
+            }
+        };
         Self {
             field,
             count: sums.count,
@@ -119,7 +125,14 @@ pub(crate) struct ChunkHeader {
 
 /// Where a stream of `stored_len` bytes starts if the one before it ends at `end`.
 pub(crate) fn stream_offset(end: u64, stored_len: u64) -> u64 {
-    align(end, if stored_len < SMALL_STREAM { SMALL_ALIGN } else { ALIGN })
+    align(
+        end,
+        if stored_len < SMALL_STREAM {
+            SMALL_ALIGN
+        } else {
+            ALIGN
+        },
+    )
 }
 
 /// `header_len` for these counts; saturating.
@@ -134,7 +147,11 @@ pub(crate) fn header_len(num_streams: u64, num_stats: u64, num_pieces: u64) -> u
 impl ChunkHeader {
     /// The header's bytes (without padding), and its stored checksum.
     pub(crate) fn encode(&self, shard_id: ShardId) -> Result<(Vec<u8>, u32)> {
-        let len = header_len(self.streams.len() as u64, self.stats.len() as u64, self.pieces.len() as u64);
+        let len = header_len(
+            self.streams.len() as u64,
+            self.stats.len() as u64,
+            self.pieces.len() as u64,
+        );
         expect_limit("chunk header", limits::CHUNK_HEADER, len)?;
         let mut out = Vec::new();
         out.put(&CHUNK_MAGIC);
@@ -171,7 +188,10 @@ impl ChunkHeader {
             out.put_u32(piece.stored_len);
             out.put_u32(piece.crc);
         }
-        let crc = checksum(&Context::chunk_header(shard_id.0, u64::from(self.chunk)), &out);
+        let crc = checksum(
+            &Context::chunk_header(shard_id.0, u64::from(self.chunk)),
+            &out,
+        );
         out.put_u32(crc);
         Ok((out, crc))
     }
@@ -186,7 +206,11 @@ impl ChunkHeader {
         schema: &Schema,
     ) -> Result<Self> {
         let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
-            return Err(Error::corrupt("length of the chunk header", "at least 52", bytes.len()));
+            return Err(Error::corrupt(
+                "length of the chunk header",
+                "at least 52",
+                bytes.len(),
+            ));
         };
         let stored = u32::from_le_bytes(*crc);
         expect_checksum("header_crc in the index", stored, entry.header_crc)?;
@@ -195,7 +219,11 @@ impl ChunkHeader {
         let mut c = Cursor::new(body, "chunk header");
         let magic: [u8; 4] = c.array()?;
         if magic != CHUNK_MAGIC {
-            return Err(Error::corrupt("magic of the chunk", "TSCK", format_args!("{magic:02x?}")));
+            return Err(Error::corrupt(
+                "magic of the chunk",
+                "TSCK",
+                format_args!("{magic:02x?}"),
+            ));
         }
         let header_len_field = c.u32()?;
         let chunk_field = c.u32()?;
@@ -204,12 +232,20 @@ impl ChunkHeader {
         let chunk_len = c.u64()?;
         let (num_streams, num_stats, num_pieces) = (c.u32()?, c.u32()?, c.u32()?);
         c.reserved(4)?;
-        expect_eq("header_len", bytes.len() as u64, u64::from(header_len_field))?;
+        expect_eq(
+            "header_len",
+            bytes.len() as u64,
+            u64::from(header_len_field),
+        )?;
         expect_eq("chunk", chunk, u64::from(chunk_field))?;
         expect_eq("first_sample", samples.0, first_sample)?;
         expect_eq("num_samples", samples.1, num_samples)?;
         expect_eq("chunk_len", entry.chunk_len, chunk_len)?;
-        let counted = header_len(u64::from(num_streams), u64::from(num_stats), u64::from(num_pieces));
+        let counted = header_len(
+            u64::from(num_streams),
+            u64::from(num_stats),
+            u64::from(num_pieces),
+        );
         expect_eq("header_len for these counts", counted, bytes.len() as u64)?;
 
         // From here the counts are no more than the bytes present.
@@ -238,7 +274,11 @@ impl ChunkHeader {
             streams_end: 0,
         };
         header.lay_out()?;
-        expect_eq("chunk_len for these streams", align(header.streams_end, ALIGN), chunk_len)?;
+        expect_eq(
+            "chunk_len for these streams",
+            align(header.streams_end, ALIGN),
+            chunk_len,
+        )?;
         header.check_presence(schema)?;
         Ok(header)
     }
@@ -248,9 +288,16 @@ impl ChunkHeader {
         let mut first_piece = 0usize;
         let mut end = u64::from(self.header_len);
         for stream in &mut self.streams {
-            let pieces = self.pieces.get(first_piece..).and_then(|rest| rest.get(..stream.num_pieces as usize));
+            let pieces = self
+                .pieces
+                .get(first_piece..)
+                .and_then(|rest| rest.get(..stream.num_pieces as usize));
             let Some(pieces) = pieces else {
-                return Err(Error::corrupt("num_pieces of a stream", "pieces of the piece table", stream.num_pieces));
+                return Err(Error::corrupt(
+                    "num_pieces of a stream",
+                    "pieces of the piece table",
+                    stream.num_pieces,
+                ));
             };
             stream.first_piece = first_piece;
             stream.stored_len = pieces.iter().map(|piece| u64::from(piece.stored_len)).sum();
@@ -261,7 +308,11 @@ impl ChunkHeader {
             end = stream.offset.saturating_add(stream.stored_len);
             first_piece = first_piece.saturating_add(pieces.len());
         }
-        expect_eq("pieces of all streams", first_piece as u64, self.pieces.len() as u64)?;
+        expect_eq(
+            "pieces of all streams",
+            first_piece as u64,
+            self.pieces.len() as u64,
+        )?;
         self.streams_end = end;
         Ok(())
     }
@@ -274,13 +325,20 @@ impl ChunkHeader {
             let wanted = [
                 (Role::Plane, true),
                 (Role::Scales, field.has_scales_stream()),
-                (Role::ZeroPoints, field.has_scales_stream() && field.quant.has_zero_points()),
+                (
+                    Role::ZeroPoints,
+                    field.has_scales_stream() && field.quant.has_zero_points(),
+                ),
                 (Role::Shapes, field.is_ragged()),
             ];
             for (role, _) in wanted.iter().filter(|(_, present)| *present) {
                 let found = streams.next();
                 if !found.is_some_and(|stream| stream.field == ordinal && stream.role == *role) {
-                    let error = Error::corrupt("stream table", format_args!("a {role:?} stream"), describe(found));
+                    let error = Error::corrupt(
+                        "stream table",
+                        format_args!("a {role:?} stream"),
+                        describe(found),
+                    );
                     return Err(error.in_field(field.name()));
                 }
                 if *role == Role::Plane {
@@ -289,25 +347,41 @@ impl ChunkHeader {
                         .map_err(|e| e.in_field(field.name()))?;
                 }
             }
-            if streams.peek().is_some_and(|s| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0) {
+            if streams
+                .peek()
+                .is_some_and(|s| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0)
+            {
                 streams.next();
             }
             if field.is_lossy() && stats.next().map(|s| s.field) != Some(ordinal) {
-                return Err(Error::corrupt("stats", "one record for every lossy field", "none").in_field(field.name()));
+                return Err(
+                    Error::corrupt("stats", "one record for every lossy field", "none")
+                        .in_field(field.name()),
+                );
             }
         }
         if let Some(stream) = streams.next() {
-            return Err(Error::corrupt("stream table", "no more streams", describe(Some(stream))));
+            return Err(Error::corrupt(
+                "stream table",
+                "no more streams",
+                describe(Some(stream)),
+            ));
         }
         if let Some(extra) = stats.next() {
-            return Err(Error::corrupt("stats", "no more records", format_args!("a record of field {}", extra.field)));
+            return Err(Error::corrupt(
+                "stats",
+                "no more records",
+                format_args!("a record of field {}", extra.field),
+            ));
         }
         Ok(())
     }
 
     /// Ordinal and entry of a stream.
     pub(crate) fn stream(&self, field: usize, role: Role) -> Option<(u32, &Stream)> {
-        (0u32..).zip(&self.streams).find(|(_, stream)| usize::from(stream.field) == field && stream.role == role)
+        (0u32..)
+            .zip(&self.streams)
+            .find(|(_, stream)| usize::from(stream.field) == field && stream.role == role)
     }
 
     /// The pieces of a stream.
@@ -318,7 +392,10 @@ impl ChunkHeader {
 }
 
 fn describe(stream: Option<&Stream>) -> String {
-    stream.map_or_else(|| "nothing".to_owned(), |s| format!("a {:?} stream of field {}", s.role, s.field))
+    stream.map_or_else(
+        || "nothing".to_owned(),
+        |s| format!("a {:?} stream of field {}", s.role, s.field),
+    )
 }
 
 fn read_stream(c: &mut Cursor<'_>) -> Result<Stream> {
@@ -356,15 +433,27 @@ fn read_stats(c: &mut Cursor<'_>) -> Result<Stats> {
     };
     for x in [stats.max_abs_error, stats.rmse, stats.rms] {
         if !(x.is_finite() && x >= 0.0 && !(stats.count == 0 && x > 0.0)) {
-            return Err(Error::corrupt("stats", "finite numbers that are not negative", x));
+            return Err(Error::corrupt(
+                "stats",
+                "finite numbers that are not negative",
+                x,
+            ));
         }
     }
     Ok(stats)
 }
 
 fn read_piece(c: &mut Cursor<'_>) -> Result<Piece> {
-    let piece = Piece { raw_len: c.u32()?, stored_len: c.u32()?, crc: c.u32()? };
-    expect_limit("raw_len of a piece", limits::PIECE_MAX, u64::from(piece.raw_len))?;
+    let piece = Piece {
+        raw_len: c.u32()?,
+        stored_len: c.u32()?,
+        crc: c.u32()?,
+    };
+    expect_limit(
+        "raw_len of a piece",
+        limits::PIECE_MAX,
+        u64::from(piece.raw_len),
+    )?;
     if piece.stored_len == 0 || piece.stored_len > piece.raw_len {
         return Err(Error::corrupt(
             "stored_len of a piece",

@@ -58,9 +58,16 @@ impl Footer {
         let version_and_features = c.take(12)?;
         let reserved = c.take(8)?;
         let footer_crc = c.u32()?;
-        read_magic(&mut c, END_MAGIC, "end of a shard (the file is truncated, or still being written)")?;
+        read_magic(
+            &mut c,
+            END_MAGIC,
+            "end of a shard (the file is truncated, or still being written)",
+        )?;
         c.finish()?;
-        let expected = checksum(&Context::structure(shard_id.0, FOOTER), bytes.get(..76).unwrap_or_default());
+        let expected = checksum(
+            &Context::structure(shard_id.0, FOOTER),
+            bytes.get(..76).unwrap_or_default(),
+        );
         expect_checksum("checksum of the footer", expected, footer_crc)?;
         let mut v = Cursor::new(version_and_features, "footer");
         version::read_version(&mut v)?;
@@ -69,7 +76,11 @@ impl Footer {
         expect_eq("file_len", file_len, claimed_len)?;
         expect_limit("num_samples", limits::SAMPLES, num_samples)?;
         if num_chunks == 0 || num_samples == 0 {
-            return Err(Error::corrupt("num_chunks", "at least one chunk and one sample", num_chunks));
+            return Err(Error::corrupt(
+                "num_chunks",
+                "at least one chunk and one sample",
+                num_chunks,
+            ));
         }
         let end = num_chunks
             .checked_mul(INDEX_RECORD)
@@ -82,6 +93,17 @@ impl Footer {
                 format_args!("{index_offset} with num_chunks = {num_chunks}"),
             ));
         }
-        Ok((Self { shard_id, num_samples, num_chunks, index_offset, file_len, index_crc, header_crc }, footer_crc))
+        Ok((
+            Self {
+                shard_id,
+                num_samples,
+                num_chunks,
+                index_offset,
+                file_len,
+                index_crc,
+                header_crc,
+            },
+            footer_crc,
+        ))
     }
 }

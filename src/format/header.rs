@@ -26,7 +26,9 @@ impl ShardHeader {
     /// The header's bytes with padding, and its stored checksum.
     pub(crate) fn encode(&self) -> Result<(Vec<u8>, u32)> {
         let schema_len = to_u32("schema", self.schema_bytes.len())?;
-        let header_len = to_u32("header", HEADER_FIXED)?.saturating_add(schema_len).saturating_add(4);
+        let header_len = to_u32("header", HEADER_FIXED)?
+            .saturating_add(schema_len)
+            .saturating_add(4);
         let mut out = Vec::new();
         out.put(&SHARD_MAGIC);
         version::put_version(&mut out);
@@ -51,7 +53,11 @@ impl ShardHeader {
         read_magic(&mut c, SHARD_MAGIC, "shard")?;
         version::read_version(&mut c)?;
         let header_len = u64::from(c.u32()?);
-        expect_limit("shard header", limits::SCHEMA.saturating_add(128), header_len)?;
+        expect_limit(
+            "shard header",
+            limits::SCHEMA.saturating_add(128),
+            header_len,
+        )?;
         Ok(header_len)
     }
 
@@ -79,17 +85,32 @@ impl ShardHeader {
         let bytes_ok = piece_bytes.is_power_of_two()
             && (limits::PIECE_MIN..=limits::PIECE_MAX).contains(&u64::from(piece_bytes));
         if !bytes_ok {
-            return Err(Error::corrupt("piece_bytes", "a power of two from 16384 to 4194304", piece_bytes));
+            return Err(Error::corrupt(
+                "piece_bytes",
+                "a power of two from 16384 to 4194304",
+                piece_bytes,
+            ));
         }
         expect_eq("schema_len", c.remaining() as u64, u64::from(schema_len))?;
         let schema_bytes = c.take(c.remaining())?.to_vec();
         let schema = Schema::parse(&schema_bytes)?;
-        Ok((Self { shard_id, samples_per_chunk, piece_bytes, schema_bytes }, schema, stored))
+        Ok((
+            Self {
+                shard_id,
+                samples_per_chunk,
+                piece_bytes,
+                schema_bytes,
+            },
+            schema,
+            stored,
+        ))
     }
 
     /// Where chunk 0 starts.
     pub(crate) fn end(&self) -> u64 {
-        let len = (HEADER_FIXED as u64).saturating_add(self.schema_bytes.len() as u64).saturating_add(4);
+        let len = (HEADER_FIXED as u64)
+            .saturating_add(self.schema_bytes.len() as u64)
+            .saturating_add(4);
         align(len, ALIGN)
     }
 }
@@ -102,15 +123,28 @@ pub(crate) fn check_samples_per_chunk(x: u32) -> Result<()> {
 }
 
 /// Checks a magic and names the usual ways in which it goes wrong.
-pub(crate) fn read_magic(cursor: &mut Cursor<'_>, magic: [u8; 8], what: &'static str) -> Result<()> {
+pub(crate) fn read_magic(
+    cursor: &mut Cursor<'_>,
+    magic: [u8; 8],
+    what: &'static str,
+) -> Result<()> {
     let found: [u8; 8] = cursor.array()?;
     if found == magic {
         return Ok(());
     }
     let text_mode = found.starts_with(magic.get(..4).unwrap_or(&[]));
     let expected = format!("{magic:02x?} (a tensorshard {what})");
-    let note = if text_mode { " (line endings were converted by a text-mode transfer)" } else { "" };
-    Err(Error::corrupt(format!("magic of the {what}"), expected, format_args!("{found:02x?}{note}")).at_offset(0))
+    let note = if text_mode {
+        " (line endings were converted by a text-mode transfer)"
+    } else {
+        ""
+    };
+    Err(Error::corrupt(
+        format!("magic of the {what}"),
+        expected,
+        format_args!("{found:02x?}{note}"),
+    )
+    .at_offset(0))
 }
 
 /// Compares a stored checksum. Fuzzing builds skip the comparison, to get past it.
@@ -118,5 +152,9 @@ pub(crate) fn expect_checksum(what: &'static str, expected: u32, stored: u32) ->
     if expected == stored || cfg!(fuzzing) {
         return Ok(());
     }
-    Err(Error::corrupt(what, format_args!("{expected:08x}"), format_args!("{stored:08x}")))
+    Err(Error::corrupt(
+        what,
+        format_args!("{expected:08x}"),
+        format_args!("{stored:08x}"),
+    ))
 }

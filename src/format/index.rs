@@ -32,7 +32,12 @@ impl IndexEntry {
 
     fn parse(record: &[u8]) -> Result<Self> {
         let mut c = Cursor::new(record, "index record");
-        let entry = Self { offset: c.u64()?, chunk_len: c.u64()?, header_len: c.u32()?, header_crc: c.u32()? };
+        let entry = Self {
+            offset: c.u64()?,
+            chunk_len: c.u64()?,
+            header_len: c.u32()?,
+            header_crc: c.u32()?,
+        };
         c.finish()?;
         Ok(entry)
     }
@@ -51,13 +56,27 @@ pub(crate) struct Index {
 
 impl Index {
     /// Validates that the records tile the file from `chunks_start` to the index.
-    pub(crate) fn validate(bytes: Bytes, footer: &Footer, chunks_start: u64, samples_per_chunk: u32) -> Result<Self> {
-        expect_checksum("checksum of the index", index_crc(footer.shard_id.0, &bytes), footer.index_crc)?;
-        let chunks = footer.num_samples.div_ceil(u64::from(samples_per_chunk).max(1));
+    pub(crate) fn validate(
+        bytes: Bytes,
+        footer: &Footer,
+        chunks_start: u64,
+        samples_per_chunk: u32,
+    ) -> Result<Self> {
+        expect_checksum(
+            "checksum of the index",
+            index_crc(footer.shard_id.0, &bytes),
+            footer.index_crc,
+        )?;
+        let chunks = footer
+            .num_samples
+            .div_ceil(u64::from(samples_per_chunk).max(1));
         if chunks != footer.num_chunks {
             return Err(Error::corrupt(
                 "num_chunks",
-                format_args!("{chunks} for {} samples in chunks of {samples_per_chunk}", footer.num_samples),
+                format_args!(
+                    "{chunks} for {} samples in chunks of {samples_per_chunk}",
+                    footer.num_samples
+                ),
                 footer.num_chunks,
             ));
         }
@@ -73,7 +92,10 @@ impl Index {
             let Some(end) = end else {
                 return Err(Error::corrupt(
                     "index record",
-                    format_args!("a chunk that starts at {at} and ends before {}", footer.index_offset),
+                    format_args!(
+                        "a chunk that starts at {at} and ends before {}",
+                        footer.index_offset
+                    ),
                     format_args!("{entry:?}"),
                 )
                 .in_chunk(chunk));
@@ -81,7 +103,11 @@ impl Index {
             at = end;
         }
         if at != footer.index_offset {
-            return Err(Error::corrupt("end of the last chunk", footer.index_offset, at));
+            return Err(Error::corrupt(
+                "end of the last chunk",
+                footer.index_offset,
+                at,
+            ));
         }
         Ok(Self { bytes })
     }
@@ -89,9 +115,16 @@ impl Index {
     /// The record of a chunk.
     pub(crate) fn get(&self, chunk: u64) -> Result<IndexEntry> {
         let start = to_usize("chunk", chunk.saturating_mul(INDEX_RECORD))?;
-        let record = self.bytes.get(start..).and_then(|rest| rest.get(..24)).ok_or_else(|| {
-            Error::invalid(format!("chunk {chunk} of a shard with {} chunks", self.len()))
-        })?;
+        let record = self
+            .bytes
+            .get(start..)
+            .and_then(|rest| rest.get(..24))
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "chunk {chunk} of a shard with {} chunks",
+                    self.len()
+                ))
+            })?;
         IndexEntry::parse(record)
     }
 

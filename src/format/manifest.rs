@@ -30,7 +30,8 @@ pub(crate) struct ShardRecord {
 
 impl ShardRecord {
     pub(crate) fn num_chunks(&self) -> u64 {
-        self.num_samples.div_ceil(u64::from(self.samples_per_chunk).max(1))
+        self.num_samples
+            .div_ceil(u64::from(self.samples_per_chunk).max(1))
     }
 
     fn put(&self, out: &mut Vec<u8>) {
@@ -86,7 +87,11 @@ impl Manifest {
         tail.pad_to(8);
         let mut num_samples = 0u64;
         for shard in shards {
-            ShardRecord { first_sample: num_samples, ..*shard }.put(&mut tail);
+            ShardRecord {
+                first_sample: num_samples,
+                ..*shard
+            }
+            .put(&mut tail);
             num_samples = num_samples.saturating_add(shard.num_samples);
         }
         expect_limit("samples", limits::SAMPLES, num_samples)?;
@@ -95,7 +100,11 @@ impl Manifest {
         version::put_version(&mut out);
         version::put_features(&mut out);
         out.put_u32(if unfinished { FLAG_UNFINISHED } else { 0 });
-        out.put_u64((tail.len() as u64).saturating_add(MANIFEST_FIXED).saturating_add(8));
+        out.put_u64(
+            (tail.len() as u64)
+                .saturating_add(MANIFEST_FIXED)
+                .saturating_add(8),
+        );
         out.put_u64(num_samples);
         out.put_u64(shards.len() as u64);
         out.put_u32(to_u32("schema", schema_bytes.len())?);
@@ -118,10 +127,18 @@ impl Manifest {
         let file_len = c.u64()?;
         expect_eq("file_len", bytes.len() as u64, file_len)?;
         let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
-            return Err(Error::corrupt("length of the manifest", "at least 72", bytes.len()));
+            return Err(Error::corrupt(
+                "length of the manifest",
+                "at least 72",
+                bytes.len(),
+            ));
         };
         let expected = checksum(&Context::structure([0; 16], MANIFEST), body);
-        expect_checksum("checksum of the manifest", expected, u32::from_le_bytes(*crc))?;
+        expect_checksum(
+            "checksum of the manifest",
+            expected,
+            u32::from_le_bytes(*crc),
+        )?;
         version::read_features(&mut Cursor::new(features, "manifest"))?;
         if flags & !FLAG_UNFINISHED != 0 {
             return Err(Error::corrupt("flags of the manifest", "0 or 1", flags));
@@ -147,8 +164,14 @@ impl Manifest {
         c.take(4)?;
         c.finish()?;
         let schema = Schema::parse(&schema_bytes)?;
-        let manifest =
-            Self { schema, schema_bytes, metadata, num_samples, unfinished: flags == FLAG_UNFINISHED, records };
+        let manifest = Self {
+            schema,
+            schema_bytes,
+            metadata,
+            num_samples,
+            unfinished: flags == FLAG_UNFINISHED,
+            records,
+        };
         manifest.validate_shards()?;
         Ok(manifest)
     }
@@ -162,7 +185,10 @@ impl Manifest {
                 return Err(Error::corrupt(
                     format!("record of shard {ordinal}"),
                     format_args!("first_sample {next} and at least one sample"),
-                    format_args!("first_sample {} and {} samples", shard.first_sample, shard.num_samples),
+                    format_args!(
+                        "first_sample {} and {} samples",
+                        shard.first_sample, shard.num_samples
+                    ),
                 ));
             }
             check_samples_per_chunk(shard.samples_per_chunk)?;
@@ -181,7 +207,10 @@ impl Manifest {
         let start = to_usize("shard", ordinal.saturating_mul(SHARD_RECORD))?;
         let record = self.records.get(start..).and_then(|rest| rest.get(..48));
         ShardRecord::parse(record.ok_or_else(|| {
-            Error::invalid(format!("shard {ordinal} of a dataset with {} shards", self.num_shards()))
+            Error::invalid(format!(
+                "shard {ordinal} of a dataset with {} shards",
+                self.num_shards()
+            ))
         })?)
     }
 
@@ -192,7 +221,10 @@ impl Manifest {
     /// The ordinal of the shard that holds a sample: a binary search in place.
     pub(crate) fn shard_of(&self, sample: u64) -> Result<u64> {
         if sample >= self.num_samples {
-            return Err(Error::invalid(format!("sample {sample} of a dataset with {} samples", self.num_samples)));
+            return Err(Error::invalid(format!(
+                "sample {sample} of a dataset with {} samples",
+                self.num_samples
+            )));
         }
         let (mut low, mut high) = (0u64, self.num_shards());
         while high.saturating_sub(low) > 1 {

@@ -34,7 +34,12 @@ pub(crate) struct Cutter<'a> {
 impl<'a> Cutter<'a> {
     pub(crate) fn new(piece_bytes: u32, bits: u32, spans: &'a mut Vec<Span>) -> Self {
         spans.clear();
-        Self { piece_bytes: u64::from(piece_bytes), bits, spans, open: false }
+        Self {
+            piece_bytes: u64::from(piece_bytes),
+            bits,
+            spans,
+            open: false,
+        }
     }
 
     /// The next sample, number `sample` of the chunk.
@@ -63,7 +68,12 @@ impl<'a> Cutter<'a> {
             last.end = end;
             return;
         }
-        self.spans.push(Span { first: sample, end, start: 0, len });
+        self.spans.push(Span {
+            first: sample,
+            end,
+            start: 0,
+            len,
+        });
         self.open = true;
     }
 
@@ -79,7 +89,12 @@ impl<'a> Cutter<'a> {
         while start < stored {
             let len = step.min(stored.saturating_sub(start));
             let len = u32::try_from(len).unwrap_or(u32::MAX);
-            self.spans.push(Span { first: sample, end: sample.saturating_add(1), start, len });
+            self.spans.push(Span {
+                first: sample,
+                end: sample.saturating_add(1),
+                start,
+                len,
+            });
             start = start.saturating_add(u64::from(len));
         }
         self.open = false;
@@ -87,20 +102,33 @@ impl<'a> Cutter<'a> {
 }
 
 /// Cuts `num_samples` samples of one shape.
-pub(crate) fn cut_fixed(piece_bytes: u32, bits: u32, shape: &[usize], num_samples: u32, spans: &mut Vec<Span>) {
+pub(crate) fn cut_fixed(
+    piece_bytes: u32,
+    bits: u32,
+    shape: &[usize],
+    num_samples: u32,
+    spans: &mut Vec<Span>,
+) {
     let stored = sample_stored_bytes(shape, bits);
     let mut cutter = Cutter::new(piece_bytes, bits, spans);
     if stored > u64::from(piece_bytes) {
         (0..num_samples).for_each(|sample| cutter.sample(sample, shape));
         return;
     }
-    let Some(per_piece) = u64::from(piece_bytes).checked_div(stored) else { return };
+    let Some(per_piece) = u64::from(piece_bytes).checked_div(stored) else {
+        return;
+    };
     let per_piece = u32::try_from(per_piece).unwrap_or(u32::MAX).max(1);
     let mut first = 0u32;
     while first < num_samples {
         let end = first.saturating_add(per_piece).min(num_samples);
         let len = u64::from(end.saturating_sub(first)).saturating_mul(stored);
-        cutter.spans.push(Span { first, end, start: 0, len: u32::try_from(len).unwrap_or(u32::MAX) });
+        cutter.spans.push(Span {
+            first,
+            end,
+            start: 0,
+            len: u32::try_from(len).unwrap_or(u32::MAX),
+        });
         first = end;
     }
 }
@@ -110,7 +138,9 @@ pub(crate) fn cut_bytes(piece_bytes: u32, raw_len: u64) -> impl Iterator<Item = 
     let pieces = raw_len.div_ceil(u64::from(piece_bytes).max(1));
     (0..pieces).map(move |i| {
         let done = i.saturating_mul(u64::from(piece_bytes));
-        u32::try_from(raw_len.saturating_sub(done)).unwrap_or(u32::MAX).min(piece_bytes)
+        u32::try_from(raw_len.saturating_sub(done))
+            .unwrap_or(u32::MAX)
+            .min(piece_bytes)
     })
 }
 
@@ -127,9 +157,20 @@ mod tests {
         let mut spans = Vec::new();
         cut_fixed(65536, 32, &[3, 100, 100], 2, &mut spans);
         assert_eq!(lens(&spans), [65200, 54800, 65200, 54800]);
-        assert_eq!(spans[3], Span { first: 1, end: 2, start: 65200, len: 54800 });
+        assert_eq!(
+            spans[3],
+            Span {
+                first: 1,
+                end: 2,
+                start: 65200,
+                len: 54800
+            }
+        );
         cut_fixed(65536, 32, &[384], 100, &mut spans);
-        assert_eq!(spans.iter().map(|s| s.end - s.first).collect::<Vec<_>>(), [42, 42, 16]);
+        assert_eq!(
+            spans.iter().map(|s| s.end - s.first).collect::<Vec<_>>(),
+            [42, 42, 16]
+        );
         let mut cutter = Cutter::new(65536, 8, &mut spans);
         for (i, n) in (0u32..).zip([40000, 20000, 10000, 70000, 5]) {
             cutter.sample(i, &[n]);
@@ -139,7 +180,14 @@ mod tests {
 
     #[test]
     fn fixed_and_one_by_one_agree() {
-        for (shape, bits) in [(&[7usize][..], 4), (&[], 32), (&[0], 8), (&[300, 301], 4), (&[65536], 8), (&[65537], 8)] {
+        for (shape, bits) in [
+            (&[7usize][..], 4),
+            (&[], 32),
+            (&[0], 8),
+            (&[300, 301], 4),
+            (&[65536], 8),
+            (&[65537], 8),
+        ] {
             let (mut a, mut b) = (Vec::new(), Vec::new());
             cut_fixed(65536, bits, shape, 1000, &mut a);
             let mut cutter = Cutter::new(65536, bits, &mut b);
@@ -161,6 +209,9 @@ mod tests {
     #[test]
     fn other_streams_are_cut_every_piece_bytes() {
         assert_eq!(cut_bytes(16384, 0).count(), 0);
-        assert_eq!(cut_bytes(16384, 40000).collect::<Vec<_>>(), [16384, 16384, 7232]);
+        assert_eq!(
+            cut_bytes(16384, 40000).collect::<Vec<_>>(),
+            [16384, 16384, 7232]
+        );
     }
 }

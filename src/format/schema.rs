@@ -125,7 +125,9 @@ impl Field {
 
     /// Bits of a stored element, given the sample's own dtype if the field leaves it open.
     pub(crate) fn stored_bits(&self, own: Option<DType>) -> u32 {
-        self.dtype.or(own).map_or(8, |dtype| self.quant.stored_bits(dtype))
+        self.dtype
+            .or(own)
+            .map_or(8, |dtype| self.quant.stored_bits(dtype))
     }
 
     /// Stored bytes of a sample, if they are the same for all.
@@ -137,41 +139,74 @@ impl Field {
     /// Static checks, shared by readers and writers. The error says what is wrong; a reader calls it `Corrupt`.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         if self.name.is_empty() || self.name.len() as u64 > limits::FIELD_NAME {
-            return Err(format!("a field name has 1 to {} bytes, not {}", limits::FIELD_NAME, self.name.len()));
+            return Err(format!(
+                "a field name has 1 to {} bytes, not {}",
+                limits::FIELD_NAME,
+                self.name.len()
+            ));
         }
         if self.name.chars().any(|c| c < ' ' || c == '\u{7f}') {
             return Err(format!("field name {:?} has control characters", self.name));
         }
         let text = self.kind != Kind::Tensor;
         if text && (self.dtype != Some(DType::U8) || self.dims.as_deref() != Some(&[None])) {
-            return Err(format!("field {:?}: a bytes or string field is u8 with one variable dim", self.name));
+            return Err(format!(
+                "field {:?}: a bytes or string field is u8 with one variable dim",
+                self.name
+            ));
         }
         if self.key && !text {
-            return Err(format!("field {:?}: a key is a bytes or string field", self.name));
+            return Err(format!(
+                "field {:?}: a key is a bytes or string field",
+                self.name
+            ));
         }
-        if self.dtype.is_none() && (self.quant != QuantParams::Identity || !self.filters.is_empty()) {
-            return Err(format!("field {:?}: a dtype per sample needs the identity quantizer and no filters", self.name));
+        if self.dtype.is_none() && (self.quant != QuantParams::Identity || !self.filters.is_empty())
+        {
+            return Err(format!(
+                "field {:?}: a dtype per sample needs the identity quantizer and no filters",
+                self.name
+            ));
         }
         if let Some(dims) = &self.dims {
             if dims.len() as u64 > limits::RANK {
-                return Err(format!("field {:?}: rank {} is above {}", self.name, dims.len(), limits::RANK));
+                return Err(format!(
+                    "field {:?}: rank {} is above {}",
+                    self.name,
+                    dims.len(),
+                    limits::RANK
+                ));
             }
             let fixed: Vec<usize> = dims.iter().copied().flatten().collect();
             let too_large = !fixed.contains(&0)
                 && num_elements(&fixed).is_none_or(|n| n as u64 > limits::SAMPLE_ELEMENTS);
             if too_large || fixed.iter().any(|&d| d as u64 >= limits::SAMPLE_ELEMENTS) {
-                return Err(format!("field {:?}: shape {fixed:?} has more than 2^36 elements", self.name));
+                return Err(format!(
+                    "field {:?}: shape {fixed:?} has more than 2^36 elements",
+                    self.name
+                ));
             }
         }
         if self.filters.len() as u64 > limits::FILTERS {
-            return Err(format!("field {:?}: more than {} filters", self.name, limits::FILTERS));
+            return Err(format!(
+                "field {:?}: more than {} filters",
+                self.name,
+                limits::FILTERS
+            ));
         }
         if let Some(dtype) = self.dtype {
             let rank = self.dims.as_ref().map(Vec::len);
-            self.quant.quantizer().check(&self.quant, dtype, rank).map_err(|e| format!("field {:?}: {e}", self.name))?;
+            self.quant
+                .quantizer()
+                .check(&self.quant, dtype, rank)
+                .map_err(|e| format!("field {:?}: {e}", self.name))?;
         }
         let scales = self.static_scales_needed();
-        let zero_points = if self.quant.has_zero_points() { scales } else { 0 };
+        let zero_points = if self.quant.has_zero_points() {
+            scales
+        } else {
+            0
+        };
         if self.scales.scales.len() != scales || self.scales.zero_points.len() != zero_points {
             return Err(format!(
                 "field {:?}: {scales} static scales and {zero_points} zero points are needed, not {} and {}",
@@ -203,7 +238,9 @@ impl Field {
         });
         body.put_u8(u8::from(self.key));
         body.put_u16(self.dtype.map_or(0, DType::id));
-        body.put_u8(self.dims.as_ref().map_or(VARIABLE_RANK, |dims| u8::try_from(dims.len()).unwrap_or(VARIABLE_RANK)));
+        body.put_u8(self.dims.as_ref().map_or(VARIABLE_RANK, |dims| {
+            u8::try_from(dims.len()).unwrap_or(VARIABLE_RANK)
+        }));
         body.put_u8(u8::try_from(self.filters.len()).unwrap_or(u8::MAX));
         body.put_u8(1);
         body.put_u8(0);
@@ -216,11 +253,21 @@ impl Field {
         body.put(self.name.as_bytes());
         put_stage(&mut body, self.quant.id().get(), |out| self.quant.emit(out));
         for filter in &self.filters {
-            put_stage(&mut body, filter.id().get(), |out| filter::emit_params(*filter, out));
+            put_stage(&mut body, filter.id().get(), |out| {
+                filter::emit_params(*filter, out)
+            });
         }
-        put_stage(&mut body, self.codec.id().get(), |out| codec::emit_params(self.codec, out));
-        self.scales.scales.iter().for_each(|&scale| body.put_f32(scale));
-        self.scales.zero_points.iter().for_each(|&zero_point| body.put_i32(zero_point));
+        put_stage(&mut body, self.codec.id().get(), |out| {
+            codec::emit_params(self.codec, out)
+        });
+        self.scales
+            .scales
+            .iter()
+            .for_each(|&scale| body.put_f32(scale));
+        self.scales
+            .zero_points
+            .iter()
+            .for_each(|&zero_point| body.put_i32(zero_point));
         out.put_u32(to_u32("field record", body.len())?.saturating_add(4));
         out.put(&body);
         Ok(())
@@ -244,7 +291,10 @@ impl Field {
             (0, _) => None,
             (_, Some(dtype)) => Some(dtype),
             (id, None) => {
-                return Err(Error::unsupported(format!("dtype id {id}"), "use a newer tensorshard release"));
+                return Err(Error::unsupported(
+                    format!("dtype id {id}"),
+                    "use a newer tensorshard release",
+                ));
             }
         };
         let rank = c.u8()?;
@@ -256,7 +306,11 @@ impl Field {
         expect_limit("num_filters", limits::FILTERS, u64::from(num_filters))?;
         expect_limit("num_planes", limits::PLANES, u64::from(num_planes))?;
         expect_limit("num_scales", limits::STATIC_SCALES, u64::from(num_scales))?;
-        expect_limit("num_zero_points", limits::STATIC_SCALES, u64::from(num_zero_points))?;
+        expect_limit(
+            "num_zero_points",
+            limits::STATIC_SCALES,
+            u64::from(num_zero_points),
+        )?;
         let dims = if rank == VARIABLE_RANK {
             None
         } else {
@@ -267,7 +321,11 @@ impl Field {
                 if dim != VARIABLE_DIM {
                     expect_limit("dim", limits::SAMPLE_ELEMENTS, dim)?;
                 }
-                dims.push(if dim == VARIABLE_DIM { None } else { Some(super::wire::to_usize("dim", dim)?) });
+                dims.push(if dim == VARIABLE_DIM {
+                    None
+                } else {
+                    Some(super::wire::to_usize("dim", dim)?)
+                });
             }
             Some(dims)
         };
@@ -284,7 +342,10 @@ impl Field {
         if num_planes != 1 {
             return Err(match num_planes {
                 0 => Error::corrupt("num_planes", "at least 1", 0),
-                n => Error::unsupported(format!("split into {n} planes"), "use a newer tensorshard release"),
+                n => Error::unsupported(
+                    format!("split into {n} planes"),
+                    "use a newer tensorshard release",
+                ),
             }
             .in_field(&name));
         }
@@ -298,9 +359,24 @@ impl Field {
             scales.zero_points.push(c.i32()?);
         }
         c.finish()?;
-        let field = Self { name, kind, key: flags == 1, dtype, dims, quant, filters, codec, scales };
-        field.check().map_err(|message| Error::corrupt("schema", "a valid field", message))?;
-        field.quant.validate(&field.scales).map_err(|e| e.in_field(&field.name))?;
+        let field = Self {
+            name,
+            kind,
+            key: flags == 1,
+            dtype,
+            dims,
+            quant,
+            filters,
+            codec,
+            scales,
+        };
+        field
+            .check()
+            .map_err(|message| Error::corrupt("schema", "a valid field", message))?;
+        field
+            .quant
+            .validate(&field.scales)
+            .map_err(|e| e.in_field(&field.name))?;
         Ok(field)
     }
 }
@@ -317,7 +393,10 @@ fn put_stage(out: &mut Vec<u8>, id: u16, emit: impl FnOnce(&mut Vec<u8>)) {
 fn read_stage<'a>(c: &mut Cursor<'a>) -> Result<(u16, &'a [u8])> {
     let (id, version, params_len) = (c.u16()?, c.u16()?, c.u16()?);
     if version != STAGE_VERSION {
-        return Err(Error::unsupported(format!("version {version} of stage {id}"), "use a newer tensorshard release"));
+        return Err(Error::unsupported(
+            format!("version {version} of stage {id}"),
+            "use a newer tensorshard release",
+        ));
     }
     Ok((id, c.take(usize::from(params_len))?))
 }
@@ -338,12 +417,23 @@ impl Schema {
 
     fn check(&self) -> std::result::Result<(), String> {
         if self.fields.is_empty() || self.fields.len() as u64 > limits::FIELDS {
-            return Err(format!("a schema has 1 to {} fields, not {}", limits::FIELDS, self.fields.len()));
+            return Err(format!(
+                "a schema has 1 to {} fields, not {}",
+                limits::FIELDS,
+                self.fields.len()
+            ));
         }
-        let mut names: Vec<&str> = self.fields.iter().map(|field| field.name.as_str()).collect();
+        let mut names: Vec<&str> = self
+            .fields
+            .iter()
+            .map(|field| field.name.as_str())
+            .collect();
         names.sort_unstable();
         if let Some(pair) = names.windows(2).find(|pair| pair.first() == pair.last()) {
-            return Err(format!("field name {:?} is used twice", pair.first().unwrap_or(&"")));
+            return Err(format!(
+                "field name {:?} is used twice",
+                pair.first().unwrap_or(&"")
+            ));
         }
         if self.fields.iter().filter(|field| field.key).count() > 1 {
             return Err("more than one key field".to_owned());
@@ -366,12 +456,18 @@ impl Schema {
     /// # Errors
     /// `InvalidArgument` that lists the names there are.
     pub fn field(&self, name: &str) -> Result<&Field> {
-        self.fields.iter().find(|field| field.name == name).ok_or_else(|| self.no_such_field(name))
+        self.fields
+            .iter()
+            .find(|field| field.name == name)
+            .ok_or_else(|| self.no_such_field(name))
     }
 
     pub(crate) fn no_such_field(&self, name: &str) -> Error {
         let names: Vec<&str> = self.fields.iter().map(Field::name).collect();
-        Error::invalid(format!("there is no field {name:?}; the fields are {}", names.join(", ")))
+        Error::invalid(format!(
+            "there is no field {name:?}; the fields are {}",
+            names.join(", ")
+        ))
     }
 
     /// The field that holds the samples' keys, if there is one.
@@ -397,15 +493,25 @@ impl Schema {
         let mut fields = Vec::new();
         for _ in 0..num_fields {
             let record_len = c.u32()? as usize;
-            let body = record_len.checked_sub(4).filter(|&len| len >= FIELD_FIXED.saturating_sub(4));
-            let body = body.ok_or_else(|| Error::corrupt("record_len of a field", "at least 24", record_len))?;
+            let body = record_len
+                .checked_sub(4)
+                .filter(|&len| len >= FIELD_FIXED.saturating_sub(4));
+            let body = body.ok_or_else(|| {
+                Error::corrupt("record_len of a field", "at least 24", record_len)
+            })?;
             fields.push(Field::parse(c.take(body)?)?);
         }
         c.finish()?;
         let schema = Self { fields };
-        schema.check().map_err(|message| Error::corrupt("schema", "valid fields", message))?;
+        schema
+            .check()
+            .map_err(|message| Error::corrupt("schema", "valid fields", message))?;
         let canonical = schema.encode()?;
-        expect_eq("length of the schema", canonical.len() as u64, bytes.len() as u64)?;
+        expect_eq(
+            "length of the schema",
+            canonical.len() as u64,
+            bytes.len() as u64,
+        )?;
         Ok(schema)
     }
 }
@@ -418,8 +524,10 @@ impl fmt::Display for Field {
                 match &self.dims {
                     None => f.write_str(" [..]"),
                     Some(dims) => {
-                        let dims: Vec<String> =
-                            dims.iter().map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string())).collect();
+                        let dims: Vec<String> = dims
+                            .iter()
+                            .map(|d| d.map_or_else(|| "?".to_owned(), |d| d.to_string()))
+                            .collect();
                         write!(f, " [{}]", dims.join(", "))
                     }
                 }

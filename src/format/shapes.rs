@@ -39,9 +39,15 @@ impl Shapes {
 
     /// The shape of a sample; empty beyond the end.
     pub(crate) fn shape(&self, sample: usize) -> &[usize] {
-        let start = sample.checked_sub(1).and_then(|i| self.ends.get(i)).copied().unwrap_or(0);
+        let start = sample
+            .checked_sub(1)
+            .and_then(|i| self.ends.get(i))
+            .copied()
+            .unwrap_or(0);
         let end = self.ends.get(sample).copied().unwrap_or(start);
-        self.dims.get(start as usize..end as usize).unwrap_or_default()
+        self.dims
+            .get(start as usize..end as usize)
+            .unwrap_or_default()
     }
 
     /// The dtype of a sample, if the field leaves it open.
@@ -78,14 +84,21 @@ impl Shapes {
             // Each takes two bytes that are there, so this cannot allocate more than the file justifies.
             for _ in 0..n {
                 let id = c.u16()?;
-                dtypes.push(
-                    DType::from_id(id)
-                        .ok_or_else(|| Error::unsupported(format!("dtype id {id}"), "use a newer tensorshard release"))?,
-                );
+                dtypes.push(DType::from_id(id).ok_or_else(|| {
+                    Error::unsupported(format!("dtype id {id}"), "use a newer tensorshard release")
+                })?);
             }
         }
-        let ranks = if field.dims().is_none() { Some(c.take(n)?) } else { None };
-        let mut out = Self { dims: Vec::new(), ends: Vec::new(), dtypes };
+        let ranks = if field.dims().is_none() {
+            Some(c.take(n)?)
+        } else {
+            None
+        };
+        let mut out = Self {
+            dims: Vec::new(),
+            ends: Vec::new(),
+            dtypes,
+        };
         for sample in 0..n {
             let rank = match (ranks, field.dims()) {
                 (Some(ranks), _) => usize::from(ranks.get(sample).copied().unwrap_or(0)),
@@ -115,5 +128,7 @@ impl Shapes {
 }
 
 fn is_variable(field: &Field, i: usize) -> bool {
-    field.dims().is_none_or(|dims| dims.get(i).is_some_and(Option::is_none))
+    field
+        .dims()
+        .is_none_or(|dims| dims.get(i).is_some_and(Option::is_none))
 }

@@ -17,7 +17,9 @@ pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<()> {
     if major != MAJOR {
         return Err(Error::unsupported(
             format!("format version {major}.{minor}"),
-            format!("this build reads version {MAJOR}; use a tensorshard release that reads version {major}"),
+            format!(
+                "this build reads version {MAJOR}; use a tensorshard release that reads version {major}"
+            ),
         ));
     }
     Ok(())

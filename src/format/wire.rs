@@ -13,7 +13,11 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Self {
-        Self { rest: bytes, what, at: 0 }
+        Self {
+            rest: bytes,
+            what,
+            at: 0,
+        }
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
@@ -68,8 +72,12 @@ impl<'a> Cursor<'a> {
         let at = self.at;
         let bytes = self.take(len)?;
         if bytes.iter().any(|&b| b != 0) {
-            return Err(Error::corrupt(format!("reserved bytes of the {}", self.what), "zeros", format_args!("{bytes:02x?}"))
-                .at_offset(at));
+            return Err(Error::corrupt(
+                format!("reserved bytes of the {}", self.what),
+                "zeros",
+                format_args!("{bytes:02x?}"),
+            )
+            .at_offset(at));
         }
         Ok(())
     }
@@ -92,7 +100,11 @@ impl<'a> Cursor<'a> {
 }
 
 /// Demands `found == expected`.
-pub(crate) fn expect_eq<T: PartialEq + std::fmt::Display>(what: &'static str, expected: T, found: T) -> Result<()> {
+pub(crate) fn expect_eq<T: PartialEq + std::fmt::Display>(
+    what: &'static str,
+    expected: T,
+    found: T,
+) -> Result<()> {
     if expected == found {
         return Ok(());
     }
@@ -170,7 +182,12 @@ mod tests {
         assert!(c.u16().unwrap_err().is_corrupt());
         assert_eq!(c.remaining(), 1);
         assert!(c.finish().unwrap_err().is_corrupt());
-        assert!(Cursor::new(&[0, 1], "thing").reserved(2).unwrap_err().is_corrupt());
+        assert!(
+            Cursor::new(&[0, 1], "thing")
+                .reserved(2)
+                .unwrap_err()
+                .is_corrupt()
+        );
     }
 
     #[test]

@@ -4,7 +4,10 @@
 //! different chunks, decoded by different workers. Safe code cannot give `&mut` to parts of a buffer that are chosen
 //! at run time. Here the planner, which alone owns [`SlotOwner`], *claims* slots; a slot can be claimed once, so two
 //! [`SlotClaims`] never overlap, and the buffers come back only when every claim is gone.
-#![expect(unsafe_code, reason = "disjoint mutable slices of one buffer for several threads")]
+#![expect(
+    unsafe_code,
+    reason = "disjoint mutable slices of one buffer for several threads"
+)]
 
 use std::sync::Arc;
 
@@ -21,8 +24,14 @@ impl SlotLayout {
     /// First and last byte of `count` slots from `first` on; `None` if there are no such slots.
     fn bounds(&self, first: usize, count: usize) -> Option<(usize, usize)> {
         match self {
-            Self::Fixed(n) => Some((first.checked_mul(*n)?, first.checked_add(count)?.checked_mul(*n)?)),
-            Self::Offsets(offsets) => Some((*offsets.get(first)?, *offsets.get(first.checked_add(count)?)?)),
+            Self::Fixed(n) => Some((
+                first.checked_mul(*n)?,
+                first.checked_add(count)?.checked_mul(*n)?,
+            )),
+            Self::Offsets(offsets) => Some((
+                *offsets.get(first)?,
+                *offsets.get(first.checked_add(count)?)?,
+            )),
         }
     }
 }
@@ -65,7 +74,12 @@ impl<B: AsMut<[u8]> + Send> SlotOwner<B> {
     pub(crate) fn new(num_slots: usize, arrays: Vec<(B, SlotLayout)>) -> Option<Self> {
         let mut out = Vec::with_capacity(arrays.len());
         for (owner, layout) in arrays {
-            out.push(Array { owner, ptr: std::ptr::null_mut(), len: 0, layout });
+            out.push(Array {
+                owner,
+                ptr: std::ptr::null_mut(),
+                len: 0,
+                layout,
+            });
         }
         let mut shared = Arc::new(Shared { arrays: out });
         // The pointers are taken where the owners will stay: moving an owner may move an inline buffer.
@@ -81,7 +95,11 @@ impl<B: AsMut<[u8]> + Send> SlotOwner<B> {
                 return None;
             }
         }
-        Some(Self { shared, taken: vec![0; num_slots.div_ceil(64)], num_slots })
+        Some(Self {
+            shared,
+            taken: vec![0; num_slots.div_ceil(64)],
+            num_slots,
+        })
     }
 
     /// Claims runs of (first slot, number of slots). `None`, and nothing is claimed further, if a slot does not exist
@@ -100,7 +118,10 @@ impl<B: AsMut<[u8]> + Send> SlotOwner<B> {
                 *word |= 1 << (slot % 64);
             }
         }
-        Some(SlotClaims { shared: Arc::clone(&self.shared), runs })
+        Some(SlotClaims {
+            shared: Arc::clone(&self.shared),
+            runs,
+        })
     }
 
     /// The buffers, once every claim is gone; `None` while one exists.
@@ -118,8 +139,13 @@ impl<B> SlotClaims<B> {
     pub(crate) fn get_mut(&mut self, run: usize, array: usize) -> &mut [u8] {
         let (first, count) = self.runs[run];
         let array = &self.shared.arrays[array];
-        let Some((start, end)) = array.layout.bounds(first as usize, count as usize) else { return &mut [] };
-        assert!(start <= end && end <= array.len, "slots beyond their buffer");
+        let Some((start, end)) = array.layout.bounds(first as usize, count as usize) else {
+            return &mut [];
+        };
+        assert!(
+            start <= end && end <= array.len,
+            "slots beyond their buffer"
+        );
         // SAFETY: start..end is inside the buffer (asserted; `len` bytes from `ptr` belong to `owner`, which `shared`
         // keeps alive and nobody touches while claims exist). Runs of different claims, and of this one, are disjoint
         // by the bitmap in `SlotOwner::claim`, and layouts are monotonic, so no other live reference covers these
@@ -130,13 +156,17 @@ impl<B> SlotClaims<B> {
 
 impl<B> std::fmt::Debug for SlotOwner<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SlotOwner").field("num_slots", &self.num_slots).finish_non_exhaustive()
+        f.debug_struct("SlotOwner")
+            .field("num_slots", &self.num_slots)
+            .finish_non_exhaustive()
     }
 }
 
 impl<B> std::fmt::Debug for SlotClaims<B> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SlotClaims").field("runs", &self.runs).finish_non_exhaustive()
+        f.debug_struct("SlotClaims")
+            .field("runs", &self.runs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -156,7 +186,10 @@ mod tests {
             scope.spawn(|| b.get_mut(0, 0).fill(2));
         });
         drop((a, b));
-        assert_eq!(owner.into_buffers().unwrap()[0], [0, 0, 0, 2, 2, 2, 2, 2, 2, 1, 1, 1]);
+        assert_eq!(
+            owner.into_buffers().unwrap()[0],
+            [0, 0, 0, 2, 2, 2, 2, 2, 2, 1, 1, 1]
+        );
     }
 
     #[test]
@@ -169,9 +202,14 @@ mod tests {
     #[test]
     fn layouts_must_fit_and_ascend() {
         assert!(SlotOwner::new(5, vec![(vec![0u8; 12], SlotLayout::Fixed(3))]).is_none());
-        assert!(SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8, 4]))]).is_none());
-        assert!(SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8]))]).is_none());
-        let mut owner = SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8, 8]))]).unwrap();
+        assert!(
+            SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8, 4]))]).is_none()
+        );
+        assert!(
+            SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8]))]).is_none()
+        );
+        let mut owner =
+            SlotOwner::new(2, vec![(vec![0u8; 12], SlotLayout::Offsets(vec![0, 8, 8]))]).unwrap();
         let mut claim = owner.claim(vec![(0, 2)]).unwrap();
         assert_eq!(claim.get_mut(0, 0).len(), 8);
     }

@@ -135,8 +135,12 @@ impl Batches {
         }
         loader.check_budget(batch_size)?;
         let span = (batch_size as u64).saturating_mul(self.options.prefetch);
-        let planner =
-            Planner::new(Arc::clone(&loader.geometry), loader.rounds(span)?, batch_size, loader.options.drop_last);
+        let planner = Planner::new(
+            Arc::clone(&loader.geometry),
+            loader.rounds(span)?,
+            batch_size,
+            loader.options.drop_last,
+        );
         let num_batches = planner.num_batches();
         self.state = Some(State {
             planner,
@@ -168,7 +172,12 @@ impl Batches {
             return Some(Err(error));
         }
         let state = self.state.as_mut()?;
-        let context = Context { dataset: &self.dataset, layouts: &self.layouts, options: &self.options, pool: &self.pool };
+        let context = Context {
+            dataset: &self.dataset,
+            layouts: &self.layouts,
+            options: &self.options,
+            pool: &self.pool,
+        };
         let mut waited = Duration::ZERO;
         let result = loop {
             while let Some(report) = state.workers.poll() {
@@ -263,7 +272,9 @@ impl State {
             if !self.wants_round(context) {
                 return Ok(());
             }
-            let Some(visits) = self.planner.next_round() else { return Ok(()) };
+            let Some(visits) = self.planner.next_round() else {
+                return Ok(());
+            };
             for visit in visits {
                 self.admit(context, visit.place, visit.entries);
             }
@@ -281,22 +292,32 @@ impl State {
         }
         // A visit waits for a batch that only the next round completes.
         if context.options.ragged
-            && self.waiting.iter().any(|visit| visit.shapes.get().is_some() && visit.entries.iter().any(|e| e.batch >= planned))
+            && self.waiting.iter().any(|visit| {
+                visit.shapes.get().is_some() && visit.entries.iter().any(|e| e.batch >= planned)
+            })
         {
             return true;
         }
         let ahead = planned - self.first_open;
         let open_bytes = context.pool.stats().in_use;
-        let next_bytes = if self.open.is_empty() { 0 } else { open_bytes / self.open.len() as u64 };
-        ahead <= context.options.prefetch && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
+        let next_bytes = if self.open.is_empty() {
+            0
+        } else {
+            open_bytes / self.open.len() as u64
+        };
+        ahead <= context.options.prefetch
+            && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
     }
 
     fn admit(&mut self, context: &Context<'_>, place: ChunkPlace, entries: Vec<Entry>) {
         let shapes = Arc::new(VisitShapes::new());
         for entry in &entries {
             while self.batch_mut(entry.batch).is_none() {
-                let len = self.planner.batch_len(self.first_open + self.open.len() as u64);
-                self.open.push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
+                let len = self
+                    .planner
+                    .batch_len(self.first_open + self.open.len() as u64);
+                self.open
+                    .push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
             }
             if let Some(batch) = self.batch_mut(entry.batch) {
                 batch.plan(place, entry, context.options.ragged.then_some(&shapes));
@@ -312,7 +333,12 @@ impl State {
         if context.options.ragged {
             self.workers.send_shapes(ShapesTask { visit: id, place });
         }
-        self.waiting.push_back(WaitingVisit { id, place, entries, shapes });
+        self.waiting.push_back(WaitingVisit {
+            id,
+            place,
+            entries,
+            shapes,
+        });
     }
 
     /// Lays out batches and sends visits, in order, as far as what they need is known.
@@ -328,7 +354,8 @@ impl State {
         while let Some(front) = self.waiting.front() {
             let laid_out = self.laid_out;
             let ready = !context.options.ragged
-                || front.shapes.get().is_some() && front.entries.iter().all(|entry| entry.batch < laid_out);
+                || front.shapes.get().is_some()
+                    && front.entries.iter().all(|entry| entry.batch < laid_out);
             if !ready {
                 break;
             }
@@ -342,7 +369,9 @@ impl State {
     fn lay_out(&mut self, context: &Context<'_>, end: u64) -> Result<()> {
         while self.laid_out < end {
             let number = self.laid_out;
-            let Some(batch) = self.batch_mut(number) else { return Ok(()) };
+            let Some(batch) = self.batch_mut(number) else {
+                return Ok(());
+            };
             if !batch.lay_out(context)? {
                 return Ok(());
             }
@@ -359,9 +388,15 @@ impl State {
         for entry in &visit.entries {
             let at = batches.binary_search(&entry.batch).unwrap_or(0);
             let claim = u32::try_from(at).unwrap_or(u32::MAX);
-            targets.push((claim, u32::try_from(claim_runs[at].len()).unwrap_or(u32::MAX)));
+            targets.push((
+                claim,
+                u32::try_from(claim_runs[at].len()).unwrap_or(u32::MAX),
+            ));
             claim_runs[at].push((entry.slot, entry.count));
-            runs.push(RowRun { row: entry.row, count: entry.count });
+            runs.push(RowRun {
+                row: entry.row,
+                count: entry.count,
+            });
         }
         let mut claims = Vec::with_capacity(batches.len());
         let mut padded = Vec::with_capacity(batches.len());
@@ -371,21 +406,43 @@ impl State {
             claims.push(owner.claim(runs).ok_or_else(plan_bug)?);
             padded.push(Arc::clone(&batch.padded));
         }
-        let shapes = if context.options.ragged { visit.shapes.get().cloned() } else { None };
-        self.workers.send_decode(DecodeTask { place: visit.place, shapes, runs, targets, claims, padded, batches });
+        let shapes = if context.options.ragged {
+            visit.shapes.get().cloned()
+        } else {
+            None
+        };
+        self.workers.send_decode(DecodeTask {
+            place: visit.place,
+            shapes,
+            runs,
+            targets,
+            claims,
+            padded,
+            batches,
+        });
         Ok(())
     }
 
     fn take_report(&mut self, report: Report) {
         match report {
-            Report::Shapes { visit, shapes: Ok(shapes) } => {
+            Report::Shapes {
+                visit,
+                shapes: Ok(shapes),
+            } => {
                 if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.id == visit) {
                     waiting.shapes.set(shapes).ok();
                 }
             }
-            Report::Shapes { visit, shapes: Err(error) } => {
+            Report::Shapes {
+                visit,
+                shapes: Err(error),
+            } => {
                 // The first batch that needs the chunk carries the error; nothing after it is delivered.
-                let first = self.waiting.iter().find(|w| w.id == visit).and_then(|w| w.entries.iter().map(|e| e.batch).min());
+                let first = self
+                    .waiting
+                    .iter()
+                    .find(|w| w.id == visit)
+                    .and_then(|w| w.entries.iter().map(|e| e.batch).min());
                 if let Some(batch) = first.and_then(|number| self.batch_mut(number)) {
                     batch.error.get_or_insert(error);
                 }
@@ -409,7 +466,9 @@ impl State {
             return Delivery::End;
         }
         let complete = self.planner.planned_batches() > self.first_open;
-        let Some(batch) = self.open.front_mut() else { return Delivery::NotYet };
+        let Some(batch) = self.open.front_mut() else {
+            return Delivery::NotYet;
+        };
         if let Some(error) = batch.error.take() {
             return Delivery::Failed(error);
         }
@@ -417,7 +476,11 @@ impl State {
             return Delivery::NotYet;
         }
         self.first_open += 1;
-        match self.open.pop_front().and_then(|batch| batch.finish(context, index)) {
+        match self
+            .open
+            .pop_front()
+            .and_then(|batch| batch.finish(context, index))
+        {
             Some(batch) => Delivery::Batch(Box::new(batch)),
             None => Delivery::Failed(plan_bug()),
         }
@@ -453,7 +516,11 @@ impl OpenBatch {
 
     /// Allocates the buffers. False if shapes are still missing.
     fn lay_out(&mut self, context: &Context<'_>) -> Result<bool> {
-        if self.sources.iter().any(|(shapes, _)| shapes.get().is_none()) {
+        if self
+            .sources
+            .iter()
+            .any(|(shapes, _)| shapes.get().is_none())
+        {
             return Ok(false);
         }
         let mut arrays = Vec::new();
@@ -461,10 +528,23 @@ impl OpenBatch {
         for (field, layout) in context.layouts.iter().enumerate() {
             let extents = self.sources.iter().filter_map(|(shapes, row)| {
                 let shapes = shapes.get()?.get(field)?.as_ref()?;
-                Some(Extent { shape: shapes.shape(*row as usize), own: shapes.dtype(*row as usize) })
+                Some(Extent {
+                    shape: shapes.shape(*row as usize),
+                    own: shapes.dtype(*row as usize),
+                })
             });
-            let parts = layout.allocate(context.dataset, context.pool, self.sample_ids.len(), extents, &mut arrays)?;
-            padded.push(parts.as_ref().and_then(|parts| parts.padded().map(<[usize]>::to_vec)));
+            let parts = layout.allocate(
+                context.dataset,
+                context.pool,
+                self.sample_ids.len(),
+                extents,
+                &mut arrays,
+            )?;
+            padded.push(
+                parts
+                    .as_ref()
+                    .and_then(|parts| parts.padded().map(<[usize]>::to_vec)),
+            );
             self.ragged.push(parts);
         }
         self.sources = Vec::new();
@@ -479,7 +559,11 @@ impl OpenBatch {
         for (layout, ragged) in context.layouts.iter().zip(self.ragged) {
             fields.push(layout.finish(self.sample_ids.len(), ragged, &mut buffers)?);
         }
-        Some(Batch { index, sample_ids: self.sample_ids, fields })
+        Some(Batch {
+            index,
+            sample_ids: self.sample_ids,
+            fields,
+        })
     }
 }
 

@@ -172,7 +172,10 @@ impl LoaderBuilder {
     /// # Errors
     /// Those of [`Dataset::open`], and `InvalidArgument` for fields or outputs that do not fit the dataset.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Loader> {
-        let dataset = Dataset::builder().io(self.io).verify_checksums(self.verify_checksums).open(path)?;
+        let dataset = Dataset::builder()
+            .io(self.io)
+            .verify_checksums(self.verify_checksums)
+            .open(path)?;
         self.open_dataset(&dataset)
     }
 
@@ -185,20 +188,33 @@ impl LoaderBuilder {
             Some(fields) => dataset.select(fields)?,
             None => dataset.clone(),
         };
-        if let Some(unknown) = self.outputs.keys().find(|name| !dataset.fields().any(|field| field.name() == *name)) {
+        if let Some(unknown) = self
+            .outputs
+            .keys()
+            .find(|name| !dataset.fields().any(|field| field.name() == *name))
+        {
             return Err(dataset.schema().no_such_field(unknown));
         }
         let mut layouts = Vec::new();
         for &ordinal in dataset.selected() {
             let field = &dataset.schema().fields()[ordinal];
             let output = self.outputs.get(field.name()).cloned().unwrap_or_default();
-            layouts.push(FieldLayout::new(&dataset, ordinal, &output.with_default_dtype(self.dtype, field))?);
+            layouts.push(FieldLayout::new(
+                &dataset,
+                ordinal,
+                &output.with_default_dtype(self.dtype, field),
+            )?);
         }
         if layouts.is_empty() {
             return Err(Error::invalid("no fields are selected"));
         }
         let geometry = Arc::new(Geometry::new(&dataset)?);
-        Ok(Loader { dataset, options: self, layouts: layouts.into(), geometry })
+        Ok(Loader {
+            dataset,
+            options: self,
+            layouts: layouts.into(),
+            geometry,
+        })
     }
 }
 
@@ -229,7 +245,11 @@ impl Loader {
     /// The number of batches of an epoch.
     pub fn num_batches(&self, batch_size: usize) -> u64 {
         let batch_size = batch_size.max(1) as u64;
-        if self.options.drop_last { self.num_samples() / batch_size } else { self.num_samples().div_ceil(batch_size) }
+        if self.options.drop_last {
+            self.num_samples() / batch_size
+        } else {
+            self.num_samples().div_ceil(batch_size)
+        }
     }
 
     /// Sets the epoch of the iterators that are made from now on.
@@ -267,13 +287,17 @@ impl Loader {
 
     /// Refuses a memory budget that cannot hold what the order needs at once.
     fn check_budget(&self, batch_size: usize) -> Result<()> {
-        let Some(sample_bytes) = self.sample_bytes() else { return Ok(()) };
+        let Some(sample_bytes) = self.sample_bytes() else {
+            return Ok(());
+        };
         let samples = match self.options.shuffle {
             Shuffle::None => self.geometry.window_samples(1),
             Shuffle::Windowed { window } => self.geometry.window_samples(window),
             Shuffle::Exact => batch_size as u64,
         };
-        let minimum = samples.saturating_add(batch_size as u64).saturating_mul(sample_bytes);
+        let minimum = samples
+            .saturating_add(batch_size as u64)
+            .saturating_mul(sample_bytes);
         if minimum <= self.options.memory_budget {
             return Ok(());
         }

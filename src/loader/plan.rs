@@ -33,16 +33,33 @@ pub(crate) struct Planner {
 }
 
 impl Planner {
-    pub(crate) fn new(geometry: Arc<Geometry>, rounds: Rounds, batch_size: usize, drop_last: bool) -> Self {
+    pub(crate) fn new(
+        geometry: Arc<Geometry>,
+        rounds: Rounds,
+        batch_size: usize,
+        drop_last: bool,
+    ) -> Self {
         let batch_size = batch_size as u64;
         let all = geometry.num_samples();
-        let num_samples = if drop_last { all - all % batch_size } else { all };
-        Self { geometry, rounds, batch_size, num_samples, next: 0 }
+        let num_samples = if drop_last {
+            all - all % batch_size
+        } else {
+            all
+        };
+        Self {
+            geometry,
+            rounds,
+            batch_size,
+            num_samples,
+            next: 0,
+        }
     }
 
     /// Samples of batch `batch`.
     pub(crate) fn batch_len(&self, batch: u64) -> u64 {
-        self.num_samples.saturating_sub(batch * self.batch_size).min(self.batch_size)
+        self.num_samples
+            .saturating_sub(batch * self.batch_size)
+            .min(self.batch_size)
     }
 
     pub(crate) fn num_batches(&self) -> u64 {
@@ -51,7 +68,11 @@ impl Planner {
 
     /// Batches whose every sample has been planned.
     pub(crate) fn planned_batches(&self) -> u64 {
-        if self.next >= self.num_samples { self.num_batches() } else { self.next / self.batch_size }
+        if self.next >= self.num_samples {
+            self.num_batches()
+        } else {
+            self.next / self.batch_size
+        }
     }
 
     /// The visits of the next round, in the order of the epoch; `None` at its end.
@@ -60,8 +81,14 @@ impl Planner {
             return None;
         }
         let round = self.rounds.next_round(&self.geometry)?;
-        let mut visits: Vec<Visit> =
-            round.places.iter().map(|&place| Visit { place, entries: Vec::new() }).collect();
+        let mut visits: Vec<Visit> = round
+            .places
+            .iter()
+            .map(|&place| Visit {
+                place,
+                entries: Vec::new(),
+            })
+            .collect();
         match round.order {
             RoundOrder::Sequential => {
                 for visit in &mut visits {
@@ -73,8 +100,16 @@ impl Planner {
                     if self.next >= self.num_samples {
                         break;
                     }
-                    let (batch, slot) = (self.next / self.batch_size, slot(self.next % self.batch_size));
-                    visits[place as usize].entries.push(Entry { row, count: 1, batch, slot });
+                    let (batch, slot) = (
+                        self.next / self.batch_size,
+                        slot(self.next % self.batch_size),
+                    );
+                    visits[place as usize].entries.push(Entry {
+                        row,
+                        count: 1,
+                        batch,
+                        slot,
+                    });
                     self.next += 1;
                 }
                 for visit in &mut visits {
@@ -92,8 +127,15 @@ impl Planner {
         while row < visit.place.num_samples && self.next < self.num_samples {
             let within = self.next % self.batch_size;
             let left = u64::from(visit.place.num_samples - row);
-            let count = left.min(self.batch_size - within).min(self.num_samples - self.next);
-            let entry = Entry { row, count: slot(count), batch: self.next / self.batch_size, slot: slot(within) };
+            let count = left
+                .min(self.batch_size - within)
+                .min(self.num_samples - self.next);
+            let entry = Entry {
+                row,
+                count: slot(count),
+                batch: self.next / self.batch_size,
+                slot: slot(within),
+            };
             visit.entries.push(entry);
             row += entry.count;
             self.next += count;

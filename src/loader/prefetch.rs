@@ -45,8 +45,14 @@ pub(crate) struct DecodeTask {
 
 /// What workers report.
 pub(crate) enum Report {
-    Shapes { visit: u64, shapes: Result<Arc<ChunkShapes>> },
-    Decoded { batches: Vec<u64>, result: Result<()> },
+    Shapes {
+        visit: u64,
+        shapes: Result<Arc<ChunkShapes>>,
+    },
+    Decoded {
+        batches: Vec<u64>,
+        result: Result<()>,
+    },
 }
 
 /// Counters of the workers.
@@ -68,7 +74,11 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn start(dataset: &Dataset, layouts: &Arc<[FieldLayout]>, num_workers: usize) -> Result<Self> {
+    pub(crate) fn start(
+        dataset: &Dataset,
+        layouts: &Arc<[FieldLayout]>,
+        num_workers: usize,
+    ) -> Result<Self> {
         let num_workers = match num_workers {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             n => n,
@@ -96,7 +106,9 @@ impl Workers {
                 scratch: Scratch::default(),
             };
             let thread = std::thread::Builder::new().name(format!("tensorshard-load-{i}"));
-            let thread = thread.spawn(move || worker.run()).map_err(|e| Error::io("start a thread", "", e))?;
+            let thread = thread
+                .spawn(move || worker.run())
+                .map_err(|e| Error::io("start a thread", "", e))?;
             workers.threads.push(thread);
         }
         Ok(workers)
@@ -139,7 +151,9 @@ impl Drop for Workers {
 
 impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Workers").field("threads", &self.threads.len()).finish_non_exhaustive()
+        f.debug_struct("Workers")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -178,9 +192,14 @@ impl Worker {
     fn timed(&mut self, waiting: Instant, work: impl FnOnce(&mut Self) -> Report) -> Report {
         let start = Instant::now();
         let report = work(self);
-        let nanos = |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
-        self.counters.idle_ns.fetch_add(nanos(waiting, start), Ordering::Relaxed);
-        self.counters.busy_ns.fetch_add(nanos(start, Instant::now()), Ordering::Relaxed);
+        let nanos =
+            |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
+        self.counters
+            .idle_ns
+            .fetch_add(nanos(waiting, start), Ordering::Relaxed);
+        self.counters
+            .busy_ns
+            .fetch_add(nanos(start, Instant::now()), Ordering::Relaxed);
         report
     }
 
@@ -190,29 +209,54 @@ impl Worker {
             let chunk = shard.chunk(task.place.chunk, &mut self.scratch.io)?;
             let mut out = Vec::with_capacity(self.layouts.len());
             for layout in self.layouts.iter() {
-                let shapes = layout.is_ragged().then(|| shard.decode_shapes(&chunk, layout.ordinal, &mut self.scratch));
+                let shapes = layout
+                    .is_ragged()
+                    .then(|| shard.decode_shapes(&chunk, layout.ordinal, &mut self.scratch));
                 out.push(shapes.transpose()?);
             }
             Ok(Arc::new(out))
         };
         let shapes = catch_unwind(AssertUnwindSafe(work))
             .unwrap_or_else(|payload| Err(Error::panicked("reading shapes", payload.as_ref())));
-        Report::Shapes { visit: task.visit, shapes }
+        Report::Shapes {
+            visit: task.visit,
+            shapes,
+        }
     }
 
     fn decode(&mut self, task: DecodeTask) -> Report {
-        let DecodeTask { place, shapes, runs, targets, claims, padded, batches } = task;
+        let DecodeTask {
+            place,
+            shapes,
+            runs,
+            targets,
+            claims,
+            padded,
+            batches,
+        } = task;
         if self.cancelled.load(Ordering::Relaxed) {
-            return Report::Decoded { batches, result: Ok(()) };
+            return Report::Decoded {
+                batches,
+                result: Ok(()),
+            };
         }
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         let work = || -> Result<()> {
             let shard = self.dataset.shard(place.shard)?;
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
-            let mut slots = TaskSlots { claims, targets, padded, field: 0, first_array: 0 };
+            let mut slots = TaskSlots {
+                claims,
+                targets,
+                padded,
+                field: 0,
+                first_array: 0,
+            };
             for (field, layout) in self.layouts.iter().enumerate() {
                 slots.field = field;
-                let shapes = shapes.as_ref().and_then(|shapes| shapes.get(field)).and_then(Option::as_ref);
+                let shapes = shapes
+                    .as_ref()
+                    .and_then(|shapes| shapes.get(field))
+                    .and_then(Option::as_ref);
                 shard.decode_rows(
                     &chunk,
                     layout.ordinal,

@@ -58,11 +58,19 @@ impl Geometry {
         let (mut num_samples, mut num_chunks) = (0, 0);
         for record in dataset.shard_records()? {
             let samples_per_chunk = record.samples_per_chunk;
-            shards.push(ShardGeometry { first_sample: num_samples, first_chunk: num_chunks, samples_per_chunk });
+            shards.push(ShardGeometry {
+                first_sample: num_samples,
+                first_chunk: num_chunks,
+                samples_per_chunk,
+            });
             num_samples += record.num_samples;
             num_chunks += record.num_chunks();
         }
-        Ok(Self { shards, num_samples, num_chunks })
+        Ok(Self {
+            shards,
+            num_samples,
+            num_chunks,
+        })
     }
 
     pub(crate) fn num_samples(&self) -> u64 {
@@ -71,33 +79,57 @@ impl Geometry {
 
     /// The `ordinal`-th chunk of the dataset.
     pub(crate) fn chunk(&self, ordinal: u64) -> ChunkPlace {
-        let shard = self.shards.partition_point(|shard| shard.first_chunk <= ordinal).saturating_sub(1);
+        let shard = self
+            .shards
+            .partition_point(|shard| shard.first_chunk <= ordinal)
+            .saturating_sub(1);
         self.place(shard, ordinal - self.shards[shard].first_chunk)
     }
 
     fn place(&self, shard: usize, chunk: u64) -> ChunkPlace {
         let geometry = &self.shards[shard];
         let first_sample = geometry.first_sample + chunk * u64::from(geometry.samples_per_chunk);
-        let end = self.shards.get(shard + 1).map_or(self.num_samples, |next| next.first_sample);
+        let end = self
+            .shards
+            .get(shard + 1)
+            .map_or(self.num_samples, |next| next.first_sample);
         let num_samples = (end - first_sample).min(u64::from(geometry.samples_per_chunk));
         // Bounded by samples_per_chunk, a u32.
         let num_samples = u32::try_from(num_samples).unwrap_or(u32::MAX);
-        ChunkPlace { shard: shard as u64, chunk, first_sample, num_samples }
+        ChunkPlace {
+            shard: shard as u64,
+            chunk,
+            first_sample,
+            num_samples,
+        }
     }
 
     /// The chunk that holds a sample, and the sample's row in it.
     pub(crate) fn locate(&self, sample: u64) -> (ChunkPlace, u32) {
-        let shard = self.shards.partition_point(|shard| shard.first_sample <= sample).saturating_sub(1);
+        let shard = self
+            .shards
+            .partition_point(|shard| shard.first_sample <= sample)
+            .saturating_sub(1);
         let geometry = &self.shards[shard];
         let within = sample - geometry.first_sample;
         let spc = u64::from(geometry.samples_per_chunk);
-        (self.place(shard, within / spc), u32::try_from(within % spc).unwrap_or(u32::MAX))
+        (
+            self.place(shard, within / spc),
+            u32::try_from(within % spc).unwrap_or(u32::MAX),
+        )
     }
 
     /// The most samples that `window` chunks can hold.
     pub(crate) fn window_samples(&self, window: u32) -> u64 {
-        let largest = self.shards.iter().map(|shard| shard.samples_per_chunk).max().unwrap_or(0);
-        u64::from(largest).saturating_mul(u64::from(window)).min(self.num_samples)
+        let largest = self
+            .shards
+            .iter()
+            .map(|shard| shard.samples_per_chunk)
+            .max()
+            .unwrap_or(0);
+        u64::from(largest)
+            .saturating_mul(u64::from(window))
+            .min(self.num_samples)
     }
 }
 
@@ -130,14 +162,31 @@ pub(crate) struct Rounds {
 }
 
 impl Rounds {
-    pub(crate) fn new(geometry: &Geometry, shuffle: Shuffle, seed: u64, epoch: u64, exact_span: u64) -> Result<Self> {
+    pub(crate) fn new(
+        geometry: &Geometry,
+        shuffle: Shuffle,
+        seed: u64,
+        epoch: u64,
+        exact_span: u64,
+    ) -> Result<Self> {
         if shuffle == (Shuffle::Windowed { window: 0 }) {
             return Err(Error::invalid("the shuffle window has at least 1 chunk"));
         }
         let key = mix(mix(seed) ^ epoch);
-        let over = if shuffle == Shuffle::Exact { geometry.num_samples } else { geometry.num_chunks };
+        let over = if shuffle == Shuffle::Exact {
+            geometry.num_samples
+        } else {
+            geometry.num_chunks
+        };
         let permutation = Permutation::new(over, key);
-        Ok(Self { shuffle, key, next: 0, rounds_done: 0, permutation, exact_span: exact_span.max(1) })
+        Ok(Self {
+            shuffle,
+            key,
+            next: 0,
+            rounds_done: 0,
+            permutation,
+            exact_span: exact_span.max(1),
+        })
     }
 
     pub(crate) fn next_round(&mut self, geometry: &Geometry) -> Option<Round> {
@@ -156,7 +205,10 @@ impl Rounds {
         }
         let places = vec![geometry.chunk(self.next)];
         self.next += 1;
-        Some(Round { places, order: RoundOrder::Sequential })
+        Some(Round {
+            places,
+            order: RoundOrder::Sequential,
+        })
     }
 
     fn windowed(&mut self, geometry: &Geometry, window: u32) -> Option<Round> {
@@ -166,38 +218,57 @@ impl Rounds {
         if self.next >= end {
             return None;
         }
-        let places: Vec<ChunkPlace> = (self.next..end).map(|i| geometry.chunk(self.permutation.get(i))).collect();
-        let mut order: Vec<(u32, u32)> =
-            (0u32..).zip(&places).flat_map(|(i, place)| (0..place.num_samples).map(move |row| (i, row))).collect();
+        let places: Vec<ChunkPlace> = (self.next..end)
+            .map(|i| geometry.chunk(self.permutation.get(i)))
+            .collect();
+        let mut order: Vec<(u32, u32)> = (0u32..)
+            .zip(&places)
+            .flat_map(|(i, place)| (0..place.num_samples).map(move |row| (i, row)))
+            .collect();
         let mut random = Random(mix(self.key ^ mix(self.next)));
         for i in (1..order.len()).rev() {
             order.swap(i, random.below(i + 1));
         }
         self.next = end;
-        Some(Round { places, order: RoundOrder::Listed(order) })
+        Some(Round {
+            places,
+            order: RoundOrder::Listed(order),
+        })
     }
 
     fn exact(&mut self, geometry: &Geometry) -> Option<Round> {
-        let end = self.next.saturating_add(self.exact_span).min(geometry.num_samples);
+        let end = self
+            .next
+            .saturating_add(self.exact_span)
+            .min(geometry.num_samples);
         if self.next >= end {
             return None;
         }
-        let mut located: Vec<(u64, usize)> =
-            (self.next..end).map(|position| self.permutation.get(position)).zip(0..).collect();
+        let mut located: Vec<(u64, usize)> = (self.next..end)
+            .map(|position| self.permutation.get(position))
+            .zip(0..)
+            .collect();
         located.sort_unstable();
         let mut places: Vec<ChunkPlace> = Vec::new();
         let mut order = vec![(0, 0); located.len()];
         for (sample, position) in located {
-            let inside = |place: &ChunkPlace| sample < place.first_sample + u64::from(place.num_samples);
+            let inside =
+                |place: &ChunkPlace| sample < place.first_sample + u64::from(place.num_samples);
             if !places.last().is_some_and(inside) {
                 places.push(geometry.locate(sample).0);
             }
             let place = places.len() - 1;
             let row = sample - places[place].first_sample;
-            order[position] = (u32::try_from(place).unwrap_or(u32::MAX), u32::try_from(row).unwrap_or(u32::MAX));
+            order[position] = (
+                u32::try_from(place).unwrap_or(u32::MAX),
+                u32::try_from(row).unwrap_or(u32::MAX),
+            );
         }
         self.next = end;
-        Some(Round { places, order: RoundOrder::Listed(order) })
+        Some(Round {
+            places,
+            order: RoundOrder::Listed(order),
+        })
     }
 }
 
@@ -215,7 +286,11 @@ impl Permutation {
         let bits = 64 - n.saturating_sub(1).leading_zeros();
         let half_bits = bits.div_ceil(2).max(1);
         let mut random = Random(key);
-        Self { n, half_bits, keys: std::array::from_fn(|_| random.next()) }
+        Self {
+            n,
+            half_bits,
+            keys: std::array::from_fn(|_| random.next()),
+        }
     }
 
     fn get(&self, i: u64) -> u64 {
@@ -267,13 +342,21 @@ mod tests {
         let shards = shards
             .iter()
             .map(|&(n, samples_per_chunk)| {
-                let shard = ShardGeometry { first_sample: num_samples, first_chunk: num_chunks, samples_per_chunk };
+                let shard = ShardGeometry {
+                    first_sample: num_samples,
+                    first_chunk: num_chunks,
+                    samples_per_chunk,
+                };
                 num_samples += n;
                 num_chunks += n.div_ceil(u64::from(samples_per_chunk));
                 shard
             })
             .collect();
-        Geometry { shards, num_samples, num_chunks }
+        Geometry {
+            shards,
+            num_samples,
+            num_chunks,
+        }
     }
 
     fn order(g: &Geometry, shuffle: Shuffle, seed: u64, epoch: u64, span: u64) -> Vec<u64> {
@@ -283,11 +366,17 @@ mod tests {
             match round.order {
                 RoundOrder::Sequential => {
                     for place in &round.places {
-                        out.extend((0..u64::from(place.num_samples)).map(|row| place.first_sample + row));
+                        out.extend(
+                            (0..u64::from(place.num_samples)).map(|row| place.first_sample + row),
+                        );
                     }
                 }
                 RoundOrder::Listed(list) => {
-                    out.extend(list.iter().map(|&(i, row)| round.places[i as usize].first_sample + u64::from(row)));
+                    out.extend(
+                        list.iter().map(|&(i, row)| {
+                            round.places[i as usize].first_sample + u64::from(row)
+                        }),
+                    );
                 }
             }
         }
@@ -307,7 +396,12 @@ mod tests {
     #[test]
     fn every_mode_delivers_each_sample_once() {
         let g = geometry(&[(100, 7), (1, 16), (64, 16), (33, 5)]);
-        for shuffle in [Shuffle::None, Shuffle::Windowed { window: 1 }, Shuffle::windowed(), Shuffle::Exact] {
+        for shuffle in [
+            Shuffle::None,
+            Shuffle::Windowed { window: 1 },
+            Shuffle::windowed(),
+            Shuffle::Exact,
+        ] {
             let mut all = order(&g, shuffle, 1, 2, 50);
             if shuffle == Shuffle::None {
                 assert_eq!(all, (0..198).collect::<Vec<_>>());

@@ -24,8 +24,11 @@ pub struct BatchStream {
 
 impl BatchStream {
     pub(super) fn new(batches: Batches) -> Result<Self> {
-        let runtime = Handle::try_current()
-            .map_err(|e| Error::invalid(format!("a stream needs a tokio runtime ({e}); use `batches` without one")))?;
+        let runtime = Handle::try_current().map_err(|e| {
+            Error::invalid(format!(
+                "a stream needs a tokio runtime ({e}); use `batches` without one"
+            ))
+        })?;
         let left = batches.size_hint();
         // The loader itself prefetches: one batch in the channel is enough to keep both sides going.
         let (sender, receiver) = mpsc::channel(1);
@@ -36,7 +39,10 @@ impl BatchStream {
                 }
             }
         }));
-        Ok(Self { batches: receiver, left })
+        Ok(Self {
+            batches: receiver,
+            left,
+        })
     }
 }
 
@@ -44,14 +50,23 @@ impl Stream for BatchStream {
     type Item = Result<Batch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Poll::Ready(item) = self.batches.poll_recv(context) else { return Poll::Pending };
+        let Poll::Ready(item) = self.batches.poll_recv(context) else {
+            return Poll::Pending;
+        };
         let left = self.left.1.unwrap_or(0);
         let item = match item {
             // The task ended without delivering everything: an error, never an early end.
-            None if left > 0 => Some(Err(Error::panicked("delivery", &"the delivering task is gone"))),
+            None if left > 0 => Some(Err(Error::panicked(
+                "delivery",
+                &"the delivering task is gone",
+            ))),
             item => item,
         };
-        let left = if matches!(item, Some(Ok(_))) { left.saturating_sub(1) } else { 0 };
+        let left = if matches!(item, Some(Ok(_))) {
+            left.saturating_sub(1)
+        } else {
+            0
+        };
         self.left = (left.min(1), Some(left));
         Poll::Ready(item)
     }

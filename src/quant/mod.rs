@@ -7,6 +7,7 @@
 mod affine;
 mod calibrate;
 mod cast;
+mod codes;
 mod errors;
 mod identity;
 mod spec;
@@ -197,7 +198,10 @@ pub(crate) trait Quantizer: Sync {
     /// # Errors
     /// `Unrepresentable` under the policy `error`, with the sample's index counted by `out.num_samples`. After an error
     /// `out` counts as garbage.
-    #[expect(clippy::too_many_arguments, reason = "each is a different fact about the samples, and callers are few")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a different fact about the samples, and callers are few"
+    )]
     fn quantize(
         &self,
         params: &QuantParams,
@@ -216,7 +220,13 @@ pub(crate) trait Quantizer: Sync {
     ///
     /// # Errors
     /// `InvalidArgument` if lengths disagree or the conversion does not exist.
-    fn dequantize(&self, params: &QuantParams, block: &Block<'_>, dtype_out: DType, dst: &mut [u8]) -> Result<()>;
+    fn dequantize(
+        &self,
+        params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+        dst: &mut [u8],
+    ) -> Result<()>;
 }
 
 /// Stored elements to dequantize; see [`Quantizer::dequantize`].
@@ -237,10 +247,14 @@ pub(crate) struct Block<'a> {
 }
 
 /// Every quantizer of this build, by ascending id.
-pub(crate) static QUANTIZERS: &[&dyn Quantizer] = &[&identity::Identity, &cast::Cast, &affine::Affine];
+pub(crate) static QUANTIZERS: &[&dyn Quantizer] =
+    &[&identity::Identity, &cast::Cast, &affine::Affine];
 
 fn find(id: u16) -> Option<&'static dyn Quantizer> {
-    QUANTIZERS.iter().copied().find(|quantizer| quantizer.id().0 == id)
+    QUANTIZERS
+        .iter()
+        .copied()
+        .find(|quantizer| quantizer.id().0 == id)
 }
 
 /// The quantizer with this id on disk.
@@ -270,7 +284,11 @@ impl NonFinite {
             0 => Ok(Self::Error),
             1 => Ok(Self::Saturate),
             2 => Ok(Self::Patch),
-            _ => Err(Error::corrupt("non_finite of a quantizer", "0, 1 or 2", byte)),
+            _ => Err(Error::corrupt(
+                "non_finite of a quantizer",
+                "0, 1 or 2",
+                byte,
+            )),
         }
     }
 }
@@ -320,7 +338,13 @@ impl QuantParams {
 
     /// True if zero points are stored beside the scales.
     pub fn has_zero_points(&self) -> bool {
-        matches!(self, Self::Affine(AffineParams { symmetric: false, .. }))
+        matches!(
+            self,
+            Self::Affine(AffineParams {
+                symmetric: false,
+                ..
+            })
+        )
     }
 
     /// The dtype of the scales stream, if there are scales.
@@ -333,9 +357,20 @@ impl QuantParams {
 
     /// True if scales are static: one table in the schema (format-spec 9.3).
     pub(crate) fn static_scales(&self, ragged: bool) -> bool {
-        matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerTensor, .. }))
-            || (!ragged
-                && matches!(self, Self::Affine(AffineParams { granularity: Granularity::PerChannel { .. }, .. })))
+        matches!(
+            self,
+            Self::Affine(AffineParams {
+                granularity: Granularity::PerTensor,
+                ..
+            })
+        ) || (!ragged
+            && matches!(
+                self,
+                Self::Affine(AffineParams {
+                    granularity: Granularity::PerChannel { .. },
+                    ..
+                })
+            ))
     }
 
     /// Checks zero points read from a file.
@@ -343,11 +378,17 @@ impl QuantParams {
     /// # Errors
     /// `Corrupt` if one is outside qmin..qmax.
     pub(crate) fn validate_zero_points(&self, zero_points: &[i32]) -> Result<()> {
-        let Self::Affine(affine) = self else { return Ok(()) };
+        let Self::Affine(affine) = self else {
+            return Ok(());
+        };
         let (low, high) = affine::q_range(affine);
         match zero_points.iter().find(|z| !(low..=high).contains(*z)) {
             None => Ok(()),
-            Some(found) => Err(Error::corrupt("zero_point", format!("{low} to {high}"), found)),
+            Some(found) => Err(Error::corrupt(
+                "zero_point",
+                format!("{low} to {high}"),
+                found,
+            )),
         }
     }
 }
@@ -374,7 +415,11 @@ pub(crate) fn validate_scales(scales: &[f32], scale_dtype: DType) -> Result<()> 
     };
     match scales.iter().find(|scale| !good(**scale)) {
         None => Ok(()),
-        Some(found) => Err(Error::corrupt("scale", format!("a positive, finite, normal {scale_dtype}"), found)),
+        Some(found) => Err(Error::corrupt(
+            "scale",
+            format!("a positive, finite, normal {scale_dtype}"),
+            found,
+        )),
     }
 }
 
@@ -389,7 +434,10 @@ fn bits_of(dtype: DType) -> u32 {
 
 /// Writes f32 as one of the dtypes that readers can ask for.
 fn write_f32(dtype_out: DType, src: &[f32], dst: &mut [u8]) -> Result<()> {
-    if !matches!(dtype_out, DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
+    if !matches!(
+        dtype_out,
+        DType::F32 | DType::F16 | DType::BF16 | DType::F64
+    ) {
         return Err(Error::invalid(format!(
             "quantized elements cannot be read as {dtype_out}; f32, f16, bf16 and f64 are possible"
         )));
@@ -399,7 +447,9 @@ fn write_f32(dtype_out: DType, src: &[f32], dst: &mut [u8]) -> Result<()> {
 
 /// The parameters are those of another quantizer: a bug of the caller.
 fn wrong_params(quantizer: &'static str, params: &QuantParams) -> Error {
-    Error::invalid(format!("quantizer {quantizer} was given the parameters {params:?}"))
+    Error::invalid(format!(
+        "quantizer {quantizer} was given the parameters {params:?}"
+    ))
 }
 
 /// Bytes that do not match the number of elements: a bug of the caller.
@@ -411,7 +461,10 @@ fn wrong_length(what: &'static str, expected: usize, found: usize) -> Error {
 fn elements_of(dtype: DType, shape: &[usize], num_samples: usize, src: &[u8]) -> Result<usize> {
     let n = crate::tensor::num_elements(shape)
         .ok_or_else(|| Error::invalid(format!("a sample of shape {shape:?} is too large")))?;
-    match n.checked_mul(dtype.size()).and_then(|len| len.checked_mul(num_samples)) {
+    match n
+        .checked_mul(dtype.size())
+        .and_then(|len| len.checked_mul(num_samples))
+    {
         Some(len) if len == src.len() => Ok(n),
         _ => Err(Error::invalid(format!(
             "{num_samples} {dtype} samples of shape {shape:?} do not have {} bytes",

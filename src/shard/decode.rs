@@ -93,7 +93,12 @@ struct Before {
 }
 
 /// The bytes that a sample takes in a slot, unpadded.
-pub(crate) fn sample_out_bytes(field: &Field, form: &Form, shape: &[usize], own: Option<DType>) -> Option<usize> {
+pub(crate) fn sample_out_bytes(
+    field: &Field,
+    form: &Form,
+    shape: &[usize],
+    own: Option<DType>,
+) -> Option<usize> {
     num_elements(shape)?.checked_mul(out_dtype(field, form, own).size())
 }
 
@@ -109,7 +114,12 @@ pub(crate) fn out_dtype(field: &Field, form: &Form, own: Option<DType>) -> DType
 
 impl ShardReader {
     /// Decodes the shapes of a ragged field.
-    pub(crate) fn decode_shapes(&self, chunk: &Chunk, field: usize, scratch: &mut Scratch) -> Result<Shapes> {
+    pub(crate) fn decode_shapes(
+        &self,
+        chunk: &Chunk,
+        field: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Shapes> {
         let spec = &self.schema().fields()[field];
         let result = (|| {
             let mut bytes = Vec::new();
@@ -120,9 +130,16 @@ impl ShardReader {
                 let bits = spec.stored_bits(shapes.dtype(sample));
                 total = total.saturating_add(sample_stored_bytes(shapes.shape(sample), bits));
             }
-            let planes = chunk.header.stream(field, Role::Plane).map_or(0, |(_, stream)| stream.raw_len);
+            let planes = chunk
+                .header
+                .stream(field, Role::Plane)
+                .map_or(0, |(_, stream)| stream.raw_len);
             if total != planes {
-                return Err(Error::corrupt("bytes of the plane", format_args!("{total}, as the shapes say"), planes));
+                return Err(Error::corrupt(
+                    "bytes of the plane",
+                    format_args!("{total}, as the shapes say"),
+                    planes,
+                ));
             }
             Ok(shapes)
         })();
@@ -130,7 +147,9 @@ impl ShardReader {
     }
 
     fn locate(&self, e: Error, chunk: &Chunk, field: &Field) -> Error {
-        e.in_file(self.path()).in_chunk(u64::from(chunk.header.chunk)).in_field(field.name())
+        e.in_file(self.path())
+            .in_chunk(u64::from(chunk.header.chunk))
+            .in_field(field.name())
     }
 
     /// Decodes the samples of `runs` (ascending, disjoint) of one field into `slots`.
@@ -145,8 +164,17 @@ impl ShardReader {
         scratch: &mut Scratch,
     ) -> Result<()> {
         let spec = &self.schema().fields()[field];
-        let job = Job { reader: self, chunk, ordinal: field, field: spec, shapes, form, runs };
-        job.run(slots, scratch).map_err(|e| self.locate(e, chunk, spec))
+        let job = Job {
+            reader: self,
+            chunk,
+            ordinal: field,
+            field: spec,
+            shapes,
+            form,
+            runs,
+        };
+        job.run(slots, scratch)
+            .map_err(|e| self.locate(e, chunk, spec))
     }
 
     /// Decodes a whole stream that is not a plane.
@@ -159,11 +187,20 @@ impl ShardReader {
         scratch: &mut Scratch,
     ) -> Result<()> {
         out.clear();
-        let Some((ordinal, stream)) = chunk.header.stream(field, role) else { return Ok(()) };
+        let Some((ordinal, stream)) = chunk.header.stream(field, role) else {
+            return Ok(());
+        };
         self.check_padding(chunk, stream, &mut scratch.io)?;
         let pieces = chunk.header.stream_pieces(stream);
         let expected: Vec<u32> = cut_bytes(self.piece_bytes(), stream.raw_len).collect();
-        check_cut(expected.len(), pieces.len(), expected.iter().copied().zip(pieces.iter().map(|p| p.raw_len)))?;
+        check_cut(
+            expected.len(),
+            pieces.len(),
+            expected
+                .iter()
+                .copied()
+                .zip(pieces.iter().map(|p| p.raw_len)),
+        )?;
         let mut offset = chunk.entry.offset + stream.offset;
         for (piece, entry) in (0u32..).zip(pieces) {
             let stored = self.stored_piece(chunk, ordinal, piece, offset, &mut scratch.io)?;
@@ -193,7 +230,11 @@ fn check_cut(expected: usize, found: usize, lens: impl Iterator<Item = (u32, u32
     }
     for (piece, (expected, found)) in lens.enumerate() {
         if expected != found {
-            return Err(Error::corrupt(format!("raw_len of piece {piece}"), expected, found));
+            return Err(Error::corrupt(
+                format!("raw_len of piece {piece}"),
+                expected,
+                found,
+            ));
         }
     }
     Ok(())
@@ -213,17 +254,30 @@ struct Job<'a> {
 impl Job<'_> {
     fn run(&self, slots: &mut dyn Slots, scratch: &mut Scratch) -> Result<()> {
         let header = &self.chunk.header;
-        if self.runs.last().is_some_and(|run| run.end() > header.num_samples) {
-            return Err(Error::invalid(format!("samples beyond the {} of the chunk", header.num_samples)));
+        if self
+            .runs
+            .last()
+            .is_some_and(|run| run.end() > header.num_samples)
+        {
+            return Err(Error::invalid(format!(
+                "samples beyond the {} of the chunk",
+                header.num_samples
+            )));
         }
         let Some((ordinal, stream)) = header.stream(self.ordinal, Role::Plane) else {
-            return Err(Error::invalid("a field that is not there: this is a bug, please report it"));
+            return Err(Error::invalid(
+                "a field that is not there: this is a bug, please report it",
+            ));
         };
-        self.reader.check_padding(self.chunk, stream, &mut scratch.io)?;
+        self.reader
+            .check_padding(self.chunk, stream, &mut scratch.io)?;
         let mut spans = std::mem::take(&mut scratch.spans);
         self.cut(&mut spans);
         let pieces = header.stream_pieces(stream);
-        let lens = spans.iter().map(|span| span.len).zip(pieces.iter().map(|piece| piece.raw_len));
+        let lens = spans
+            .iter()
+            .map(|span| span.len)
+            .zip(pieces.iter().map(|piece| piece.raw_len));
         check_cut(spans.len(), pieces.len(), lens)?;
         self.load_prefix(&mut scratch.prefix);
         self.load_scales(scratch)?;
@@ -236,12 +290,20 @@ impl Job<'_> {
         let mut offset = self.chunk.entry.offset + stream.offset;
         let mut next_run = 0;
         for ((piece, span), entry) in (0u32..).zip(&spans).zip(pieces) {
-            while self.runs.get(next_run).is_some_and(|run| run.end() <= span.first) {
+            while self
+                .runs
+                .get(next_run)
+                .is_some_and(|run| run.end() <= span.first)
+            {
                 next_run += 1;
             }
-            let Some(run) = self.runs.get(next_run) else { break };
+            let Some(run) = self.runs.get(next_run) else {
+                break;
+            };
             if run.row < span.end {
-                let decoded = self.piece(stream, ordinal, piece, span, offset, next_run, &patches, slots, scratch);
+                let decoded = self.piece(
+                    stream, ordinal, piece, span, offset, next_run, &patches, slots, scratch,
+                );
                 decoded.map_err(|e| e.at_offset(offset))?;
             }
             offset += u64::from(entry.stored_len);
@@ -254,7 +316,13 @@ impl Job<'_> {
         let piece_bytes = self.reader.piece_bytes();
         match (self.field.fixed_shape(), self.shapes) {
             (Some(shape), _) => {
-                cut_fixed(piece_bytes, self.field.stored_bits(None), &shape, self.chunk.header.num_samples, spans);
+                cut_fixed(
+                    piece_bytes,
+                    self.field.stored_bits(None),
+                    &shape,
+                    self.chunk.header.num_samples,
+                    spans,
+                );
             }
             (None, Some(shapes)) => cut_ragged(self.field, shapes, piece_bytes, spans),
             (None, None) => spans.clear(),
@@ -262,7 +330,10 @@ impl Job<'_> {
     }
 
     /// Decodes one piece and hands its samples to the slots of the runs from `first_run` on that it overlaps.
-    #[expect(clippy::too_many_arguments, reason = "one straight step of the hot path, called in one place")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one straight step of the hot path, called in one place"
+    )]
     fn piece(
         &self,
         stream: &Stream,
@@ -275,11 +346,17 @@ impl Job<'_> {
         slots: &mut dyn Slots,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let stored = self.reader.stored_piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
+        let stored =
+            self.reader
+                .stored_piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
         let raw_len = span.len as usize;
         let filters = self.field.filters();
         // Fast path: the piece is its values, and all of it goes to one place.
-        if filters.is_empty() && self.is_plain() && self.shapes.is_none() && patches.indices.is_empty() {
+        if filters.is_empty()
+            && self.is_plain()
+            && self.shapes.is_none()
+            && patches.indices.is_empty()
+        {
             let run = &self.runs[first_run];
             if run.row <= span.first && run.end() >= span.end {
                 let dst = slots.run(first_run, 0);
@@ -307,13 +384,26 @@ impl Job<'_> {
                     in_a = true;
                     continue;
                 }
-                let (src, dst) = if in_a { (&scratch.a, &mut scratch.b) } else { (&scratch.b, &mut scratch.a) };
+                let (src, dst) = if in_a {
+                    (&scratch.a, &mut scratch.b)
+                } else {
+                    (&scratch.b, &mut scratch.a)
+                };
                 filter.undo(elem_size, &src[..raw_len], &mut dst[..raw_len]);
                 in_a = !in_a;
             }
-            codes = if in_a { &scratch.a[..raw_len] } else { &scratch.b[..raw_len] };
+            codes = if in_a {
+                &scratch.a[..raw_len]
+            } else {
+                &scratch.b[..raw_len]
+            };
         }
-        let context = Decoded { codes, scales: &scratch.scales, prefix: &scratch.prefix, patches };
+        let context = Decoded {
+            codes,
+            scales: &scratch.scales,
+            prefix: &scratch.prefix,
+            patches,
+        };
         for (i, run) in self.runs.iter().enumerate().skip(first_run) {
             if run.row >= span.end {
                 break;
@@ -332,7 +422,8 @@ impl Job<'_> {
     fn is_plain(&self) -> bool {
         match self.form {
             Form::Values(dtype) => {
-                self.field.quantizer() == &QuantParams::Identity && (dtype.is_none() || *dtype == self.field.dtype())
+                self.field.quantizer() == &QuantParams::Identity
+                    && (dtype.is_none() || *dtype == self.field.dtype())
             }
             Form::Normalized(_) => false,
             Form::Codes => self.field.stored_bits(None) >= 8,
@@ -360,15 +451,22 @@ impl Job<'_> {
         let size = out_dtype(self.field, self.form, None).size();
         let dst = slots.run(i, 0);
         let start = self.slot_offset(run, rows.start, dst.len());
-        let (first, count, codes) = if to_usize(u64::from(span.len)) == stored * (span.end - span.first) as usize {
-            let from = (rows.start - span.first) as usize * stored;
-            let n = rows.len();
-            (0, elements * n, decoded.codes.get(from..from + n * stored))
-        } else {
-            let first = to_usize(span.start) * 8 / bits;
-            (first, (decoded.codes.len() * 8 / bits).min(elements - first), Some(decoded.codes))
-        };
-        let dst = dst.get_mut(start + first * size..start + (first + count) * size).ok_or_else(slot_bug)?;
+        let (first, count, codes) =
+            if to_usize(u64::from(span.len)) == stored * (span.end - span.first) as usize {
+                let from = (rows.start - span.first) as usize * stored;
+                let n = rows.len();
+                (0, elements * n, decoded.codes.get(from..from + n * stored))
+            } else {
+                let first = to_usize(span.start) * 8 / bits;
+                (
+                    first,
+                    (decoded.codes.len() * 8 / bits).min(elements - first),
+                    Some(decoded.codes),
+                )
+            };
+        let dst = dst
+            .get_mut(start + first * size..start + (first + count) * size)
+            .ok_or_else(slot_bug)?;
         let scales_before = self.field.quantizer().scales_per_sample(&shape) * rows.start as usize;
         let global = u64::from(rows.start) * elements as u64 + first as u64;
         let block = Block {
@@ -391,7 +489,9 @@ impl Job<'_> {
         rows: Range<u32>,
         slots: &mut dyn Slots,
     ) -> Result<()> {
-        let Some(shapes) = self.shapes else { return Ok(()) };
+        let Some(shapes) = self.shapes else {
+            return Ok(());
+        };
         let padded = slots.padded_shape(i).map(<[usize]>::to_vec);
         let mut at = 0usize;
         for row in span.first..rows.end {
@@ -399,7 +499,9 @@ impl Job<'_> {
             let own = shapes.dtype(row as usize);
             let bits = self.field.stored_bits(own);
             let stored = sample_stored_bytes(shape, bits);
-            let in_piece = stored.saturating_sub(span.start).min(decoded.codes.len() as u64 - at as u64);
+            let in_piece = stored
+                .saturating_sub(span.start)
+                .min(decoded.codes.len() as u64 - at as u64);
             let codes = &decoded.codes[at..at + to_usize(in_piece)];
             at += codes.len();
             if row < rows.start || codes.is_empty() {
@@ -412,7 +514,14 @@ impl Job<'_> {
             let size = out_dtype(self.field, self.form, own).size();
             let dtype = self.field.dtype().or(own).unwrap_or(DType::U8);
             let scales = self.scales_from(decoded.scales, before.scales);
-            let block = Block { dtype, shape, first, count, codes, scales };
+            let block = Block {
+                dtype,
+                shape,
+                first,
+                count,
+                codes,
+                scales,
+            };
             let dst = slots.run(i, 0);
             if let Some(padded) = &padded {
                 let start = self.slot_offset(run, row, dst.len());
@@ -420,8 +529,11 @@ impl Job<'_> {
                 let dst = dst.get_mut(start..end).ok_or_else(slot_bug)?;
                 self.place(&block, before.elements, padded, size, decoded.patches, dst)?;
             } else {
-                let start = to_usize(before.out_bytes - decoded.prefix[run.row as usize].out_bytes) + first * size;
-                let dst = dst.get_mut(start..start + count * size).ok_or_else(slot_bug)?;
+                let start = to_usize(before.out_bytes - decoded.prefix[run.row as usize].out_bytes)
+                    + first * size;
+                let dst = dst
+                    .get_mut(start..start + count * size)
+                    .ok_or_else(slot_bug)?;
                 self.deliver(&block, before.elements + first as u64, decoded.patches, dst)?;
             }
         }
@@ -467,7 +579,9 @@ impl Job<'_> {
                 stride *= padded[dim];
             }
             let start = (start + within) * size;
-            let part_dst = dst.get_mut(start..start + count * size).ok_or_else(slot_bug)?;
+            let part_dst = dst
+                .get_mut(start..start + count * size)
+                .ok_or_else(slot_bug)?;
             self.deliver_part(block, element, count, elements_before, patches, part_dst)?;
             element += count;
         }
@@ -490,16 +604,37 @@ impl Job<'_> {
         if bits == 4 && skip % 2 == 1 {
             // An odd start within packed nibbles: one element through a copy of its byte.
             let byte = [block.codes[skip / 2] >> 4];
-            let part = Block { first: element, count, codes: &byte, ..*block };
+            let part = Block {
+                first: element,
+                count,
+                codes: &byte,
+                ..*block
+            };
             return self.deliver(&part, global, patches, dst);
         }
         let from = skip * bits / 8;
         let codes = &block.codes[from..from + (count * bits).div_ceil(8)];
-        self.deliver(&Block { first: element, count, codes, ..*block }, global, patches, dst)
+        self.deliver(
+            &Block {
+                first: element,
+                count,
+                codes,
+                ..*block
+            },
+            global,
+            patches,
+            dst,
+        )
     }
 
     /// Dequantizes a block into `dst` in the wanted form. `global` is the index of its first element in the chunk.
-    fn deliver(&self, block: &Block<'_>, global: u64, patches: &Patches, dst: &mut [u8]) -> Result<()> {
+    fn deliver(
+        &self,
+        block: &Block<'_>,
+        global: u64,
+        patches: &Patches,
+        dst: &mut [u8],
+    ) -> Result<()> {
         let params = self.field.quantizer();
         match self.form {
             Form::Values(dtype) => {
@@ -522,7 +657,9 @@ impl Job<'_> {
     fn fill_padding(&self, slots: &mut dyn Slots) {
         let Some(shapes) = self.shapes else { return };
         for (i, run) in self.runs.iter().enumerate() {
-            let Some(padded) = slots.padded_shape(i).map(<[usize]>::to_vec) else { continue };
+            let Some(padded) = slots.padded_shape(i).map(<[usize]>::to_vec) else {
+                continue;
+            };
             for row in run.row..run.end() {
                 if shapes.shape(row as usize) != padded {
                     let dst = slots.run(i, 0);
@@ -543,8 +680,8 @@ impl Job<'_> {
             let shape = shapes.shape(sample);
             before.elements += num_elements(shape).unwrap_or(0) as u64;
             before.scales += self.field.quantizer().scales_per_sample(shape);
-            before.out_bytes +=
-                sample_out_bytes(self.field, self.form, shape, shapes.dtype(sample)).unwrap_or(0) as u64;
+            before.out_bytes += sample_out_bytes(self.field, self.form, shape, shapes.dtype(sample))
+                .unwrap_or(0) as u64;
         }
         prefix.push(before);
     }
@@ -553,7 +690,9 @@ impl Job<'_> {
     fn load_scales(&self, scratch: &mut Scratch) -> Result<()> {
         scratch.scales.scales.clear();
         scratch.scales.zero_points.clear();
-        let QuantParams::Affine(params) = self.field.quantizer() else { return Ok(()) };
+        let QuantParams::Affine(params) = self.field.quantizer() else {
+            return Ok(());
+        };
         if self.field.has_static_scales() {
             return Ok(());
         }
@@ -574,23 +713,36 @@ impl Job<'_> {
     ) -> Result<()> {
         let expected = match (self.field.fixed_shape(), scratch.prefix.last()) {
             (Some(shape), _) => {
-                self.field.quantizer().scales_per_sample(&shape) * self.chunk.header.num_samples as usize
+                self.field.quantizer().scales_per_sample(&shape)
+                    * self.chunk.header.num_samples as usize
             }
             (None, last) => last.map_or(0, |before| before.scales),
         };
-        self.reader.decode_whole(self.chunk, self.ordinal, Role::Scales, bytes, scratch)?;
+        self.reader
+            .decode_whole(self.chunk, self.ordinal, Role::Scales, bytes, scratch)?;
         if bytes.len() != expected * params.scale_dtype.size() {
-            return Err(Error::corrupt("number of scales", expected, bytes.len() / params.scale_dtype.size()));
+            return Err(Error::corrupt(
+                "number of scales",
+                expected,
+                bytes.len() / params.scale_dtype.size(),
+            ));
         }
         scales.scales.resize(expected, 0.0);
         convert::to_f32(params.scale_dtype, bytes, &mut scales.scales);
         if !params.symmetric {
-            self.reader.decode_whole(self.chunk, self.ordinal, Role::ZeroPoints, bytes, scratch)?;
+            self.reader
+                .decode_whole(self.chunk, self.ordinal, Role::ZeroPoints, bytes, scratch)?;
             if bytes.len() != expected * 4 {
-                return Err(Error::corrupt("number of zero points", expected, bytes.len() / 4));
+                return Err(Error::corrupt(
+                    "number of zero points",
+                    expected,
+                    bytes.len() / 4,
+                ));
             }
             let (words, _) = bytes.as_chunks::<4>();
-            scales.zero_points.extend(words.iter().map(|word| i32::from_le_bytes(*word)));
+            scales
+                .zero_points
+                .extend(words.iter().map(|word| i32::from_le_bytes(*word)));
         }
         self.field.quantizer().validate(scales)
     }
@@ -598,7 +750,10 @@ impl Job<'_> {
     fn scales_from<'s>(&'s self, dynamic: &'s Scales, before: usize) -> ScalesView<'s> {
         if self.field.has_static_scales() {
             let scales = self.field.scales();
-            return ScalesView { scales: &scales.scales, zero_points: &scales.zero_points };
+            return ScalesView {
+                scales: &scales.scales,
+                zero_points: &scales.zero_points,
+            };
         }
         ScalesView {
             scales: dynamic.scales.get(before..).unwrap_or_default(),
@@ -608,14 +763,20 @@ impl Job<'_> {
 
     /// Hands out the scales of the samples of each run beside their codes.
     fn copy_scales(&self, slots: &mut dyn Slots, scratch: &Scratch) -> Result<()> {
-        let Some(shape) = self.field.fixed_shape() else { return Ok(()) };
+        let Some(shape) = self.field.fixed_shape() else {
+            return Ok(());
+        };
         let n = self.field.quantizer().scales_per_sample(&shape);
         if self.field.has_static_scales() || n == 0 {
             return Ok(());
         }
         for (i, run) in self.runs.iter().enumerate() {
             let range = n * run.row as usize..n * run.end() as usize;
-            let scales = scratch.scales.scales.get(range.clone()).ok_or_else(slot_bug)?;
+            let scales = scratch
+                .scales
+                .scales
+                .get(range.clone())
+                .ok_or_else(slot_bug)?;
             for (dst, scale) in slots.run(i, 1).chunks_exact_mut(4).zip(scales) {
                 dst.copy_from_slice(&scale.to_le_bytes());
             }
@@ -631,18 +792,28 @@ impl Job<'_> {
 
     fn load_patches(&self, scratch: &mut Scratch) -> Result<Patches> {
         let mut patches = Patches::default();
-        let (Some(dtype), Some(_)) = (self.field.dtype(), self.chunk.header.stream(self.ordinal, Role::Patches)) else {
+        let (Some(dtype), Some(_)) = (
+            self.field.dtype(),
+            self.chunk.header.stream(self.ordinal, Role::Patches),
+        ) else {
             return Ok(patches);
         };
         let mut bytes = Vec::new();
-        self.reader.decode_whole(self.chunk, self.ordinal, Role::Patches, &mut bytes, scratch)?;
+        self.reader
+            .decode_whole(self.chunk, self.ordinal, Role::Patches, &mut bytes, scratch)?;
         let n = bytes.len() / (8 + dtype.size());
         if bytes.len() != n * (8 + dtype.size()) {
-            return Err(Error::corrupt("length of the patches stream", "whole patches", bytes.len()));
+            return Err(Error::corrupt(
+                "length of the patches stream",
+                "whole patches",
+                bytes.len(),
+            ));
         }
         let values = bytes.split_off(8 * n);
         let (words, _) = bytes.as_chunks::<8>();
-        patches.indices.extend(words.iter().map(|word| u64::from_le_bytes(*word)));
+        patches
+            .indices
+            .extend(words.iter().map(|word| u64::from_le_bytes(*word)));
         patches.values = values;
         let elements = match (self.field.fixed_shape(), scratch.prefix.last()) {
             (Some(shape), _) => {
@@ -652,7 +823,11 @@ impl Job<'_> {
         };
         let ascending = patches.indices.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || patches.indices.last().is_some_and(|&last| last >= elements) {
-            return Err(Error::corrupt("patch indices", format_args!("ascending and below {elements}"), "others"));
+            return Err(Error::corrupt(
+                "patch indices",
+                format_args!("ascending and below {elements}"),
+                "others",
+            ));
         }
         Ok(patches)
     }
@@ -683,7 +858,12 @@ impl Patches {
                 break;
             }
             let value = &self.values[i * size..(i + 1) * size];
-            convert::convert(block.dtype, value, dtype, &mut dst[at * out..(at + 1) * out])?;
+            convert::convert(
+                block.dtype,
+                value,
+                dtype,
+                &mut dst[at * out..(at + 1) * out],
+            )?;
         }
         Ok(())
     }

@@ -32,7 +32,10 @@ pub(crate) struct ChunkBlock {
 
 impl ChunkBlock {
     pub(crate) fn raw_bytes(&self) -> u64 {
-        self.fields.iter().map(|field| field.data.len() as u64).sum()
+        self.fields
+            .iter()
+            .map(|field| field.data.len() as u64)
+            .sum()
     }
 }
 
@@ -59,13 +62,21 @@ pub(crate) struct EncodedChunk {
 }
 
 /// Encodes one chunk.
-pub(crate) fn encode_chunk(schema: &Schema, piece_bytes: u32, block: &ChunkBlock) -> Result<EncodedChunk> {
+pub(crate) fn encode_chunk(
+    schema: &Schema,
+    piece_bytes: u32,
+    block: &ChunkBlock,
+) -> Result<EncodedChunk> {
     let mut out = EncodedChunk {
         num_samples: block.num_samples,
         streams: Vec::new(),
         stats: Vec::new(),
         raw_bytes: block.raw_bytes(),
-        field_raw_bytes: block.fields.iter().map(|field| field.data.len() as u64).collect(),
+        field_raw_bytes: block
+            .fields
+            .iter()
+            .map(|field| field.data.len() as u64)
+            .collect(),
     };
     for (ordinal, (field, values)) in (0u16..).zip(schema.fields().iter().zip(&block.fields)) {
         encode_field(ordinal, field, values, block, piece_bytes, &mut out)
@@ -91,11 +102,21 @@ fn encode_field(
     };
     let mut spans = Vec::new();
     cut(field, values, block.num_samples, piece_bytes, &mut spans);
-    let mut encoder = StreamEncoder { field, ordinal, scratch: Vec::new() };
+    let mut encoder = StreamEncoder {
+        field,
+        ordinal,
+        scratch: Vec::new(),
+    };
     let lens = spans.iter().map(|span| span.len);
-    out.streams.push(encoder.encode(Role::Plane, &codes, lens, true)?);
+    out.streams
+        .push(encoder.encode(Role::Plane, &codes, lens, true)?);
     let mut push = |role, bytes: &[u8]| -> Result<()> {
-        out.streams.push(encoder.encode(role, bytes, cut_bytes(piece_bytes, bytes.len() as u64), false)?);
+        out.streams.push(encoder.encode(
+            role,
+            bytes,
+            cut_bytes(piece_bytes, bytes.len() as u64),
+            false,
+        )?);
         Ok(())
     };
     if field.has_scales_stream() {
@@ -108,7 +129,11 @@ fn encode_field(
         push(Role::Shapes, &values.shapes.encode(field)?)?;
     }
     if !quantized.patch_indices.is_empty() {
-        let mut patches: Vec<u8> = quantized.patch_indices.iter().flat_map(|index| index.to_le_bytes()).collect();
+        let mut patches: Vec<u8> = quantized
+            .patch_indices
+            .iter()
+            .flat_map(|index| index.to_le_bytes())
+            .collect();
         patches.extend_from_slice(&quantized.patch_values);
         push(Role::Patches, &patches)?;
     }
@@ -118,28 +143,61 @@ fn encode_field(
     Ok(())
 }
 
-fn quantize(field: &Field, values: &FieldBlock, num_samples: u32, out: &mut Quantized) -> Result<()> {
-    let Some(dtype) = field.dtype() else { return Ok(()) };
+fn quantize(
+    field: &Field,
+    values: &FieldBlock,
+    num_samples: u32,
+    out: &mut Quantized,
+) -> Result<()> {
+    let Some(dtype) = field.dtype() else {
+        return Ok(());
+    };
     let params = field.quantizer();
     let statics = field.has_static_scales().then(|| field.scales());
     if let Some(shape) = field.fixed_shape() {
-        return params.quantizer().quantize(params, dtype, &shape, num_samples as usize, &values.data, statics, out);
+        return params.quantizer().quantize(
+            params,
+            dtype,
+            &shape,
+            num_samples as usize,
+            &values.data,
+            statics,
+            out,
+        );
     }
     let mut rest = values.data.as_slice();
     for sample in 0..values.shapes.len() {
         let shape = values.shapes.shape(sample);
-        let bytes = num_elements(shape).unwrap_or(usize::MAX).saturating_mul(dtype.size());
-        let (head, tail) = rest.split_at_checked(bytes).ok_or_else(|| Error::invalid("shapes and data disagree"))?;
-        params.quantizer().quantize(params, dtype, shape, 1, head, statics, out)?;
+        let bytes = num_elements(shape)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(dtype.size());
+        let (head, tail) = rest
+            .split_at_checked(bytes)
+            .ok_or_else(|| Error::invalid("shapes and data disagree"))?;
+        params
+            .quantizer()
+            .quantize(params, dtype, shape, 1, head, statics, out)?;
         rest = tail;
     }
     Ok(())
 }
 
 /// Cuts the plane of a field.
-fn cut(field: &Field, values: &FieldBlock, num_samples: u32, piece_bytes: u32, spans: &mut Vec<Span>) {
+fn cut(
+    field: &Field,
+    values: &FieldBlock,
+    num_samples: u32,
+    piece_bytes: u32,
+    spans: &mut Vec<Span>,
+) {
     if let Some(shape) = field.fixed_shape() {
-        cut_fixed(piece_bytes, field.stored_bits(None), &shape, num_samples, spans);
+        cut_fixed(
+            piece_bytes,
+            field.stored_bits(None),
+            &shape,
+            num_samples,
+            spans,
+        );
     } else {
         cut_ragged(field, &values.shapes, piece_bytes, spans);
     }
@@ -174,8 +232,13 @@ impl StreamEncoder<'_> {
         let spec: CodecSpec = self.field.codec();
         let codec = codec::by_id(spec.id().get())?;
         let filters = if filtered { self.field.filters() } else { &[] };
-        let mut stream =
-            EncodedStream { field: self.ordinal, role, codec: spec.id().get(), pieces: Vec::new(), data: Vec::new() };
+        let mut stream = EncodedStream {
+            field: self.ordinal,
+            role,
+            codec: spec.id().get(),
+            pieces: Vec::new(),
+            data: Vec::new(),
+        };
         for raw_len in lens {
             let Some((piece, rest)) = bytes.split_at_checked(raw_len as usize) else {
                 return Err(Error::invalid("shapes and data disagree"));
@@ -192,7 +255,9 @@ impl StreamEncoder<'_> {
             let shrunk = self.scratch.len() < piece.len() && spec.id() != codec::CodecId::NONE;
             let stored: &[u8] = if shrunk { &self.scratch } else { &piece };
             // At most raw_len, a u32.
-            stream.pieces.push((raw_len, u32::try_from(stored.len()).unwrap_or(u32::MAX)));
+            stream
+                .pieces
+                .push((raw_len, u32::try_from(stored.len()).unwrap_or(u32::MAX)));
             stream.data.extend_from_slice(stored);
         }
         if !bytes.is_empty() {

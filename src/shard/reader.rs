@@ -42,8 +42,12 @@ impl ShardReader {
         schema_bytes: &[u8],
     ) -> Result<Self> {
         let path = storage.path().to_owned();
-        Self::open_inner(storage, verify_checksums, Some((record, schema, schema_bytes)))
-            .map_err(|e| e.in_file(path).in_shard(record.shard_id))
+        Self::open_inner(
+            storage,
+            verify_checksums,
+            Some((record, schema, schema_bytes)),
+        )
+        .map_err(|e| e.in_file(path).in_shard(record.shard_id))
     }
 
     fn open_inner(
@@ -55,20 +59,34 @@ impl ShardReader {
         if let Some((record, ..)) = listed
             && record.file_len != file_len
         {
-            return Err(Error::corrupt("length of the shard", record.file_len, file_len));
+            return Err(Error::corrupt(
+                "length of the shard",
+                record.file_len,
+                file_len,
+            ));
         }
         let minimum = (HEADER_FIXED + FOOTER_LEN) as u64;
         if file_len < minimum {
-            return Err(Error::corrupt("length of the shard", format_args!("at least {minimum} bytes"), file_len));
+            return Err(Error::corrupt(
+                "length of the shard",
+                format_args!("at least {minimum} bytes"),
+                file_len,
+            ));
         }
         let mut scratch = Vec::new();
-        let header_len = ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, &mut scratch)?)?;
-        let (header, schema, header_crc) = ShardHeader::parse(storage.read(0..header_len, &mut scratch)?)?;
+        let header_len =
+            ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, &mut scratch)?)?;
+        let (header, schema, header_crc) =
+            ShardHeader::parse(storage.read(0..header_len, &mut scratch)?)?;
         expect_zeros(storage.as_ref(), header_len, header.end(), &mut scratch)?;
         let footer_bytes = storage.read(file_len - FOOTER_LEN as u64..file_len, &mut scratch)?;
         let (footer, footer_crc) = Footer::parse(footer_bytes, file_len)?;
         if footer.shard_id != header.shard_id || footer.header_crc != header_crc {
-            return Err(Error::corrupt("footer", "the shard_id and header_crc of the header", "others"));
+            return Err(Error::corrupt(
+                "footer",
+                "the shard_id and header_crc of the header",
+                "others",
+            ));
         }
         let index_bytes = storage.bytes(footer.index_offset..file_len - FOOTER_LEN as u64)?;
         let index = Index::validate(index_bytes, &footer, header.end(), header.samples_per_chunk)
@@ -83,13 +101,24 @@ impl ShardReader {
             if !same {
                 return Err(Error::corrupt(
                     "shard",
-                    format_args!("the shard that the manifest lists (footer_crc {:08x})", record.footer_crc),
+                    format_args!(
+                        "the shard that the manifest lists (footer_crc {:08x})",
+                        record.footer_crc
+                    ),
                     format_args!("shard {} with footer_crc {footer_crc:08x}", header.shard_id),
                 ));
             }
             schema = Arc::clone(manifest_schema);
         }
-        Ok(Self { storage, header, schema, footer, footer_crc, index, verify_checksums })
+        Ok(Self {
+            storage,
+            header,
+            schema,
+            footer,
+            footer_crc,
+            index,
+            verify_checksums,
+        })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -134,16 +163,21 @@ impl ShardReader {
 
     /// Reads and checks the header of a chunk.
     pub(crate) fn chunk(&self, chunk: u64, scratch: &mut Vec<u8>) -> Result<Chunk> {
-        self.chunk_inner(chunk, scratch).map_err(|e| e.in_file(self.path()).in_chunk(chunk))
+        self.chunk_inner(chunk, scratch)
+            .map_err(|e| e.in_file(self.path()).in_chunk(chunk))
     }
 
     fn chunk_inner(&self, chunk: u64, scratch: &mut Vec<u8>) -> Result<Chunk> {
         let entry = self.index.get(chunk)?;
         let first_sample = chunk * u64::from(self.header.samples_per_chunk);
-        let num_samples = (self.footer.num_samples - first_sample).min(u64::from(self.header.samples_per_chunk));
+        let num_samples =
+            (self.footer.num_samples - first_sample).min(u64::from(self.header.samples_per_chunk));
         // Bounded by samples_per_chunk, a u32.
         let num_samples = u32::try_from(num_samples).unwrap_or(u32::MAX);
-        let bytes = self.storage.read(entry.offset..entry.offset + u64::from(entry.header_len), scratch)?;
+        let bytes = self.storage.read(
+            entry.offset..entry.offset + u64::from(entry.header_len),
+            scratch,
+        )?;
         let header = ChunkHeader::parse(
             bytes,
             self.header.shard_id,
@@ -165,13 +199,22 @@ impl ShardReader {
         offset: u64,
         io: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        let (_, entry) = (0u32..).zip(&chunk.header.streams).nth(stream as usize).unzip();
+        let (_, entry) = (0u32..)
+            .zip(&chunk.header.streams)
+            .nth(stream as usize)
+            .unzip();
         let entry: Option<&Stream> = entry;
-        let pieces = entry.map(|entry| chunk.header.stream_pieces(entry)).unwrap_or_default();
+        let pieces = entry
+            .map(|entry| chunk.header.stream_pieces(entry))
+            .unwrap_or_default();
         let Some(expected) = pieces.get(piece as usize) else {
-            return Err(Error::invalid("a piece that is not there: this is a bug, please report it"));
+            return Err(Error::invalid(
+                "a piece that is not there: this is a bug, please report it",
+            ));
         };
-        let bytes = self.storage.read(offset..offset + u64::from(expected.stored_len), io)?;
+        let bytes = self
+            .storage
+            .read(offset..offset + u64::from(expected.stored_len), io)?;
         if self.verify_checksums {
             let context = Context {
                 shard_id: self.header.shard_id.0,
@@ -179,18 +222,37 @@ impl ShardReader {
                 stream,
                 piece,
             };
-            expect_checksum("checksum of a piece", expected.crc, checksum(&context, bytes))
-                .map_err(|e| e.at_offset(offset))?;
+            expect_checksum(
+                "checksum of a piece",
+                expected.crc,
+                checksum(&context, bytes),
+            )
+            .map_err(|e| e.at_offset(offset))?;
         }
         Ok(bytes)
     }
 
     /// Checks the padding in front of a stream, and after the last one.
-    pub(crate) fn check_padding(&self, chunk: &Chunk, stream: &Stream, io: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn check_padding(
+        &self,
+        chunk: &Chunk,
+        stream: &Stream,
+        io: &mut Vec<u8>,
+    ) -> Result<()> {
         let at = chunk.entry.offset;
-        expect_zeros(self.storage.as_ref(), at + stream.padding_from, at + stream.offset, io)?;
+        expect_zeros(
+            self.storage.as_ref(),
+            at + stream.padding_from,
+            at + stream.offset,
+            io,
+        )?;
         if stream.offset + stream.stored_len == chunk.header.streams_end {
-            expect_zeros(self.storage.as_ref(), at + chunk.header.streams_end, at + chunk.header.chunk_len, io)?;
+            expect_zeros(
+                self.storage.as_ref(),
+                at + chunk.header.streams_end,
+                at + chunk.header.chunk_len,
+                io,
+            )?;
         }
         Ok(())
     }

@@ -60,8 +60,13 @@ impl<S: Sink> ShardFileWriter<S> {
 
     /// Appends a chunk.
     pub(crate) fn append(&mut self, encoded: &EncodedChunk) -> Result<()> {
-        if encoded.num_samples == 0 || encoded.num_samples > self.samples_per_chunk || self.is_full() {
-            return Err(Error::invalid("a chunk that does not fit the shard: this is a bug, please report it"));
+        if encoded.num_samples == 0
+            || encoded.num_samples > self.samples_per_chunk
+            || self.is_full()
+        {
+            return Err(Error::invalid(
+                "a chunk that does not fit the shard: this is a bug, please report it",
+            ));
         }
         let (bytes, entry) = self.assemble(encoded)?;
         self.sink.append(&bytes)?;
@@ -74,8 +79,16 @@ impl<S: Sink> ShardFileWriter<S> {
 
     /// The bytes of a chunk at the current offset, and its index record.
     fn assemble(&self, encoded: &EncodedChunk) -> Result<(Vec<u8>, IndexEntry)> {
-        let num_pieces = encoded.streams.iter().map(|stream| stream.pieces.len() as u64).sum();
-        let header_len = chunk::header_len(encoded.streams.len() as u64, encoded.stats.len() as u64, num_pieces);
+        let num_pieces = encoded
+            .streams
+            .iter()
+            .map(|stream| stream.pieces.len() as u64)
+            .sum();
+        let header_len = chunk::header_len(
+            encoded.streams.len() as u64,
+            encoded.stats.len() as u64,
+            num_pieces,
+        );
         let mut header = ChunkHeader {
             chunk: self.num_chunks,
             num_samples: encoded.num_samples,
@@ -92,9 +105,17 @@ impl<S: Sink> ShardFileWriter<S> {
             for (piece, &(raw_len, stored_len)) in (0u32..).zip(&stream.pieces) {
                 let (stored, tail) = rest.split_at(stored_len as usize);
                 rest = tail;
-                let context =
-                    Context { shard_id: self.shard_id.0, chunk: u64::from(self.num_chunks), stream: ordinal, piece };
-                header.pieces.push(Piece { raw_len, stored_len, crc: checksum(&context, stored) });
+                let context = Context {
+                    shard_id: self.shard_id.0,
+                    chunk: u64::from(self.num_chunks),
+                    stream: ordinal,
+                    piece,
+                };
+                header.pieces.push(Piece {
+                    raw_len,
+                    stored_len,
+                    crc: checksum(&context, stored),
+                });
             }
             let stored_len = stream.data.len() as u64;
             let offset = chunk::stream_offset(header.streams_end, stored_len);
@@ -113,15 +134,20 @@ impl<S: Sink> ShardFileWriter<S> {
         }
         header.chunk_len = align(header.streams_end, ALIGN);
         let (mut bytes, header_crc) = header.encode(self.shard_id)?;
-        let len = |x: u64| usize::try_from(x).map_err(|_| Error::limit("chunk", usize::MAX as u64, x));
+        let len =
+            |x: u64| usize::try_from(x).map_err(|_| Error::limit("chunk", usize::MAX as u64, x));
         bytes.reserve_exact(len(header.chunk_len)?.saturating_sub(bytes.len()));
         for (stream, encoded) in header.streams.iter().zip(&encoded.streams) {
             bytes.resize(len(stream.offset)?, 0);
             bytes.extend_from_slice(&encoded.data);
         }
         bytes.resize(len(header.chunk_len)?, 0);
-        let entry =
-            IndexEntry { offset: self.offset, chunk_len: header.chunk_len, header_len: header.header_len, header_crc };
+        let entry = IndexEntry {
+            offset: self.offset,
+            chunk_len: header.chunk_len,
+            header_len: header.header_len,
+            header_crc,
+        };
         Ok((bytes, entry))
     }
 

@@ -22,17 +22,23 @@ pub(crate) struct FileStorage {
 impl FileStorage {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let (file, len) = open_regular(path)?;
-        Ok(Self { path: path.to_owned(), file, len })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            len,
+        })
     }
 
     fn read_exact_at(&self, dst: &mut [u8], offset: u64) -> Result<()> {
         let read = read_exact_at(&self.file, dst, offset);
         read.map_err(|e| match e.kind() {
-            std::io::ErrorKind::UnexpectedEof => {
-                Error::corrupt("length of the file", format_args!("{} bytes, as when it was opened", self.len), "less")
-                    .at_offset(offset)
-                    .in_file(&self.path)
-            }
+            std::io::ErrorKind::UnexpectedEof => Error::corrupt(
+                "length of the file",
+                format_args!("{} bytes, as when it was opened", self.len),
+                "less",
+            )
+            .at_offset(offset)
+            .in_file(&self.path),
             _ => Error::io("read", &self.path, e).at_offset(offset),
         })
     }
@@ -65,10 +71,16 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     // Asked before opening: opening a pipe waits for its writer, opening a device may do anything.
     let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
     if !metadata.is_file() {
-        return Err(Error::invalid("only a regular file can be read, not a folder, pipe or device").in_file(path));
+        return Err(Error::invalid(
+            "only a regular file can be read, not a folder, pipe or device",
+        )
+        .in_file(path));
     }
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    let len = file.metadata().map_err(|e| Error::io("open", path, e))?.len();
+    let len = file
+        .metadata()
+        .map_err(|e| Error::io("open", path, e))?
+        .len();
     Ok((file, len))
 }
 
@@ -120,16 +132,26 @@ impl FileSink {
     /// Starts a file that will be called `path`.
     pub(crate) fn create(path: PathBuf) -> Result<Self> {
         let temporary = temporary_name(&path)?;
-        let file = File::options().write(true).create_new(true).open(&temporary);
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(&temporary);
         let file = file.map_err(|e| Error::io("create", &temporary, e))?;
-        Ok(Self { temporary, path, file: Some(file) })
+        Ok(Self {
+            temporary,
+            path,
+            file: Some(file),
+        })
     }
 }
 
 impl Sink for FileSink {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(file) = &mut self.file else {
-            return Err(Error::invalid("this file was committed, or a write to it failed").in_file(&self.path));
+            return Err(
+                Error::invalid("this file was committed, or a write to it failed")
+                    .in_file(&self.path),
+            );
         };
         let written = file.write_all(bytes);
         if written.is_err() {
@@ -140,12 +162,17 @@ impl Sink for FileSink {
 
     fn commit(&mut self) -> Result<()> {
         let Some(file) = self.file.take() else {
-            return Err(Error::invalid("this file was committed, or a write to it failed").in_file(&self.path));
+            return Err(
+                Error::invalid("this file was committed, or a write to it failed")
+                    .in_file(&self.path),
+            );
         };
         // A failed fsync is not retried: the pages may already be marked clean.
-        file.sync_all().map_err(|e| Error::io("sync", &self.temporary, e))?;
+        file.sync_all()
+            .map_err(|e| Error::io("sync", &self.temporary, e))?;
         drop(file);
-        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io("rename", &self.temporary, e))?;
+        fs::rename(&self.temporary, &self.path)
+            .map_err(|e| Error::io("rename", &self.temporary, e))?;
         self.temporary = PathBuf::new();
         sync_folder(parent(&self.path))
     }
@@ -168,22 +195,31 @@ pub(crate) fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// Makes the names in a folder durable.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     if cfg!(unix) {
         let folder_file = File::open(folder).map_err(|e| Error::io("open", folder, e))?;
-        folder_file.sync_all().map_err(|e| Error::io("sync", folder, e))?;
+        folder_file
+            .sync_all()
+            .map_err(|e| Error::io("sync", folder, e))?;
     }
     Ok(())
 }
 
 fn temporary_name(path: &Path) -> Result<PathBuf> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|e| Error::io("get random bytes for", path, std::io::Error::other(e)))?;
+    getrandom::fill(&mut random)
+        .map_err(|e| Error::io("get random bytes for", path, std::io::Error::other(e)))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".tmp-{}-{:016x}", std::process::id(), u64::from_le_bytes(random)));
+    name.push(format!(
+        ".tmp-{}-{:016x}",
+        std::process::id(),
+        u64::from_le_bytes(random)
+    ));
     Ok(path.with_file_name(name))
 }

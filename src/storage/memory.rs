@@ -18,7 +18,10 @@ pub(crate) struct MemoryStorage {
 
 impl MemoryStorage {
     pub(crate) fn new(name: impl Into<PathBuf>, bytes: Bytes) -> Self {
-        Self { name: name.into(), bytes }
+        Self {
+            name: name.into(),
+            bytes,
+        }
     }
 }
 
@@ -36,7 +39,9 @@ impl Storage for MemoryStorage {
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
-        Ok(self.bytes.slice(check_range(&self.name, self.len(), &range)?))
+        Ok(self
+            .bytes
+            .slice(check_range(&self.name, self.len(), &range)?))
     }
 }
 

@@ -82,7 +82,10 @@ pub(crate) struct MmapStorage {
 
 impl MmapStorage {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), bytes: Mmap::open(path)?.into_bytes() })
+        Ok(Self {
+            path: path.to_owned(),
+            bytes: Mmap::open(path)?.into_bytes(),
+        })
     }
 }
 
@@ -100,7 +103,9 @@ impl Storage for MmapStorage {
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
-        Ok(self.bytes.slice(check_range(&self.path, self.len(), &range)?))
+        Ok(self
+            .bytes
+            .slice(check_range(&self.path, self.len(), &range)?))
     }
 }
 

@@ -83,8 +83,12 @@ fn check_range(path: &Path, len: u64, range: &Range<u64>) -> Result<Range<usize>
     let bounds = (usize::try_from(range.start), usize::try_from(range.end));
     match bounds {
         (Ok(start), Ok(end)) if range.start <= range.end && range.end <= len => Ok(start..end),
-        _ => Err(Error::corrupt("length of the file", format_args!("at least {} bytes", range.end), len)
-            .at_offset(range.start)
-            .in_file(path)),
+        _ => Err(Error::corrupt(
+            "length of the file",
+            format_args!("at least {} bytes", range.end),
+            len,
+        )
+        .at_offset(range.start)
+        .in_file(path)),
     }
 }

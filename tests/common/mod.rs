@@ -1,18 +1,22 @@
 //! Builders and generators shared by the integration tests.
-#![expect(dead_code, reason = "every test binary uses some of these")]
+#![expect(
+    clippy::allow_attributes,
+    reason = "an expectation would be unfulfilled where all are used"
+)]
+#![allow(dead_code, reason = "every test binary uses some of these")]
 
 use std::path::Path;
 
 use tensorshard::{
-    Batch, DType, Dataset, FieldSpec, Loader, LoaderBuilder, Result, ShardWriter, ShardWriterBuilder, TensorView,
-    to_le_bytes,
+    Batch, DType, Dataset, FieldSpec, Loader, LoaderBuilder, Result, ShardWriter,
+    ShardWriterBuilder, TensorView, to_le_bytes,
 };
 
 /// SplitMix64: reproducible test data without a dependency.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -20,27 +24,34 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
     /// Roughly normal, mean 0, deviation 1.
-    pub fn normal(&mut self) -> f64 {
-        (0..12).map(|_| self.next() as f64 / u64::MAX as f64).sum::<f64>() - 6.0
+    pub(crate) fn normal(&mut self) -> f64 {
+        (0..12)
+            .map(|_| self.next() as f64 / u64::MAX as f64)
+            .sum::<f64>()
+            - 6.0
     }
 }
 
 /// Bytes of `n` elements of `dtype`: all bit patterns for integers, plain numbers for floats.
-pub fn elements(dtype: DType, n: usize, random: &mut Random) -> Vec<u8> {
+pub(crate) fn elements(dtype: DType, n: usize, random: &mut Random) -> Vec<u8> {
     match dtype {
         DType::Bool => (0..n).map(|_| (random.next() & 1) as u8).collect(),
         DType::F16 => to_le_bytes(&(0..n).map(|_| half(random)).collect::<Vec<_>>()),
-        DType::BF16 => {
-            to_le_bytes(&(0..n).map(|_| half::bf16::from_f64(random.normal())).collect::<Vec<_>>())
-        }
+        DType::BF16 => to_le_bytes(
+            &(0..n)
+                .map(|_| half::bf16::from_f64(random.normal()))
+                .collect::<Vec<_>>(),
+        ),
         DType::F32 => to_le_bytes(&(0..n).map(|_| random.normal() as f32).collect::<Vec<_>>()),
         DType::F64 => to_le_bytes(&(0..n).map(|_| random.normal()).collect::<Vec<_>>()),
-        other => (0..n * other.size()).map(|_| (random.next() >> 13) as u8).collect(),
+        other => (0..n * other.size())
+            .map(|_| (random.next() >> 13) as u8)
+            .collect(),
     }
 }
 
@@ -49,7 +60,7 @@ fn half(random: &mut Random) -> half::f16 {
 }
 
 /// Writes `samples` of (shape, bytes) of one field, one by one.
-pub fn write_one_field(
+pub(crate) fn write_one_field(
     builder: ShardWriterBuilder,
     path: &Path,
     field: FieldSpec,
@@ -66,11 +77,17 @@ pub fn write_one_field(
 }
 
 /// A dataset of images (u8 [3, 8, 8]), latents (f32 [4, 6] as int8), labels (i64) and captions.
-pub fn small_dataset(path: &Path, num_samples: usize, builder: ShardWriterBuilder) -> Result<Dataset> {
+pub(crate) fn small_dataset(
+    path: &Path,
+    num_samples: usize,
+    builder: ShardWriterBuilder,
+) -> Result<Dataset> {
     let mut random = Random(42);
     let mut writer: ShardWriter = builder
         .field(FieldSpec::new("image", DType::U8, [3, 8, 8]))
-        .field(FieldSpec::new("latent", DType::F32, [4, 6]).quantize(tensorshard::QuantSpec::int8()))
+        .field(
+            FieldSpec::new("latent", DType::F32, [4, 6]).quantize(tensorshard::QuantSpec::int8()),
+        )
         .field(FieldSpec::new("label", DType::I64, []))
         .field(FieldSpec::string("caption"))
         .field(FieldSpec::ragged("tokens", DType::F16, [None, Some(3)]))
@@ -84,9 +101,18 @@ pub fn small_dataset(path: &Path, num_samples: usize, builder: ShardWriterBuilde
         writer.append(&[
             ("image", TensorView::new(DType::U8, &[3, 8, 8], &image)?),
             ("latent", TensorView::new(DType::F32, &[4, 6], &latent)?),
-            ("label", TensorView::new(DType::I64, &[], &(i as i64).to_le_bytes())?),
-            ("caption", TensorView::new(DType::U8, &[caption.len()], caption.as_bytes())?),
-            ("tokens", TensorView::new(DType::F16, &[tokens, 3], &values)?),
+            (
+                "label",
+                TensorView::new(DType::I64, &[], &(i as i64).to_le_bytes())?,
+            ),
+            (
+                "caption",
+                TensorView::new(DType::U8, &[caption.len()], caption.as_bytes())?,
+            ),
+            (
+                "tokens",
+                TensorView::new(DType::F16, &[tokens, 3], &values)?,
+            ),
         ])?;
     }
     writer.finish()?;
@@ -94,7 +120,11 @@ pub fn small_dataset(path: &Path, num_samples: usize, builder: ShardWriterBuilde
 }
 
 /// All batches of an epoch.
-pub fn collect(builder: LoaderBuilder, path: &Path, batch_size: usize) -> Result<Vec<Batch>> {
+pub(crate) fn collect(
+    builder: LoaderBuilder,
+    path: &Path,
+    batch_size: usize,
+) -> Result<Vec<Batch>> {
     let loader: Loader = builder.open(path)?;
     loader.batches(batch_size).collect()
 }
