@@ -1,5 +1,11 @@
 //! Write, then read: every dtype, encoding and shape class, through every door.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "small numbers made for tests"
+)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::path::Path;
@@ -357,23 +363,19 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
     let mut expected = Vec::new();
     for i in 0..40usize {
         let dtype = dtypes[i % dtypes.len()];
-        let rank = random.below(4) as usize;
+        let rank = random.below(4);
         let shape: Vec<usize> = (0..rank)
-            .map(|_| random.below(if i == 11 { 60 } else { 6 }) as usize)
+            .map(|_| random.below(if i == 11 { 60 } else { 6 }))
             .collect();
         let weight = elements(dtype, shape.iter().product(), &mut random);
         let raw = elements(
             DType::U8,
-            if i == 20 {
-                200_000
-            } else {
-                random.below(30) as usize
-            },
+            if i == 20 { 200_000 } else { random.below(30) },
             &mut random,
         );
-        let tokens = random.below(9) as usize;
+        let tokens = random.below(9);
         let token_values = elements(DType::F32, tokens * 6, &mut random);
-        let (h, w) = (random.below(5) as usize, random.below(5) as usize);
+        let (h, w) = (random.below(5), random.below(5));
         let map = elements(DType::F16, 3 * h * w, &mut random);
         let state = elements(DType::F32, shape.iter().product(), &mut random);
         let name = format!("layer.{i}");

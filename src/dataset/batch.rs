@@ -405,10 +405,12 @@ impl FieldLayout {
         extents: impl Iterator<Item = Extent<'e>>,
     ) -> Result<RaggedParts> {
         let field = &dataset.schema().fields()[self.ordinal];
-        let mut parts = RaggedParts::default();
-        parts.variable = (0..self.dims.len())
-            .filter(|&i| self.dims[i].is_none())
-            .collect();
+        let mut parts = RaggedParts {
+            variable: (0..self.dims.len())
+                .filter(|&i| self.dims[i].is_none())
+                .collect(),
+            ..RaggedParts::default()
+        };
         let rows = parts.variable == [0] && field.dims().is_some() && field.dtype().is_some();
         let mut bytes = 0usize;
         let mut entries = 0i64;

@@ -233,7 +233,6 @@ impl Dataset {
     }
 
     /// The number of samples.
-    #[expect(clippy::len_without_is_empty, reason = "is_empty follows")]
     pub fn len(&self) -> u64 {
         self.inner.manifest.num_samples
     }

@@ -31,12 +31,6 @@ impl Shapes {
         self.ends.len()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.dims.clear();
-        self.ends.clear();
-        self.dtypes.clear();
-    }
-
     /// The shape of a sample; empty beyond the end.
     pub(crate) fn shape(&self, sample: usize) -> &[usize] {
         let start = sample

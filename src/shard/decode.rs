@@ -6,7 +6,6 @@ use std::sync::Arc;
 use crate::codec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::filter;
 use crate::format::chunk::{Role, Stream};
 use crate::format::pieces::{Span, cut_bytes, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
@@ -153,6 +152,10 @@ impl ShardReader {
     }
 
     /// Decodes the samples of `runs` (ascending, disjoint) of one field into `slots`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one door to decoding; each is a different thing"
+    )]
     pub(crate) fn decode_rows(
         &self,
         chunk: &Chunk,
@@ -377,7 +380,7 @@ impl Job<'_> {
             grow(&mut scratch.a, raw_len);
             let mut in_a = stored.len() != raw_len;
             for (i, spec) in filters.iter().rev().enumerate() {
-                let filter = filter::by_id(spec.id().get())?;
+                let filter = spec.filter()?;
                 let elem_size = spec.elem_size();
                 if i == 0 && !in_a {
                     filter.undo(elem_size, stored, &mut scratch.a[..raw_len]);

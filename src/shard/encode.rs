@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::codec::{self, CodecSpec};
+use crate::codec::{CodecId, CodecSpec};
 use crate::error::{Error, Result};
-use crate::filter;
 use crate::format::chunk::{Role, Stats};
 use crate::format::pieces::{Cutter, Span, cut_bytes, cut_fixed};
 use crate::format::schema::{Field, Schema};
@@ -230,7 +229,7 @@ impl StreamEncoder<'_> {
         filtered: bool,
     ) -> Result<EncodedStream> {
         let spec: CodecSpec = self.field.codec();
-        let codec = codec::by_id(spec.id().get())?;
+        let codec = spec.codec()?;
         let filters = if filtered { self.field.filters() } else { &[] };
         let mut stream = EncodedStream {
             field: self.ordinal,
@@ -247,12 +246,13 @@ impl StreamEncoder<'_> {
             let mut piece = Cow::Borrowed(piece);
             for spec in filters {
                 let mut filtered = vec![0; piece.len()];
-                filter::by_id(spec.id().get())?.apply(spec.elem_size(), &piece, &mut filtered);
+                spec.filter()?
+                    .apply(spec.elem_size(), &piece, &mut filtered);
                 piece = Cow::Owned(filtered);
             }
             self.scratch.clear();
             codec.encode(spec.level(), &piece, &mut self.scratch)?;
-            let shrunk = self.scratch.len() < piece.len() && spec.id() != codec::CodecId::NONE;
+            let shrunk = self.scratch.len() < piece.len() && spec.id() != CodecId::NONE;
             let stored: &[u8] = if shrunk { &self.scratch } else { &piece };
             // At most raw_len, a u32.
             stream

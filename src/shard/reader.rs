@@ -11,7 +11,6 @@ use crate::format::header::{HEADER_FIXED, ShardHeader, expect_checksum};
 use crate::format::index::{Index, IndexEntry};
 use crate::format::manifest::ShardRecord;
 use crate::format::schema::Schema;
-use crate::format::shard_id::ShardId;
 use crate::storage::Storage;
 
 /// An open shard.
@@ -133,16 +132,8 @@ impl ShardReader {
         &self.header.schema_bytes
     }
 
-    pub(crate) fn shard_id(&self) -> ShardId {
-        self.header.shard_id
-    }
-
     pub(crate) fn piece_bytes(&self) -> u32 {
         self.header.piece_bytes
-    }
-
-    pub(crate) fn storage(&self) -> &dyn Storage {
-        self.storage.as_ref()
     }
 
     /// The record that a manifest would hold for this shard.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
-use super::{Sink, Storage, check_range};
+use super::{Storage, check_range};
 
 /// Bytes in memory.
 #[derive(Debug)]
@@ -42,20 +42,5 @@ impl Storage for MemoryStorage {
         Ok(self
             .bytes
             .slice(check_range(&self.name, self.len(), &range)?))
-    }
-}
-
-/// Collects bytes in memory.
-#[derive(Debug, Default)]
-pub(crate) struct MemorySink(pub(crate) Vec<u8>);
-
-impl Sink for MemorySink {
-    fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        Ok(())
     }
 }

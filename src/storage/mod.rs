@@ -5,7 +5,7 @@ mod memory;
 pub(crate) mod mmap;
 
 pub(crate) use file::{FileSink, FileStorage, publish, read_file, sync_folder};
-pub(crate) use memory::{MemorySink, MemoryStorage};
+pub(crate) use memory::MemoryStorage;
 pub(crate) use mmap::MmapStorage;
 
 use std::fmt::Debug;
