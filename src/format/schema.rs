@@ -6,7 +6,7 @@ use crate::codec::{self, CodecSpec};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{self, FilterSpec};
-use crate::quant::{QuantParams, Scales};
+use crate::quant::{Granularity, QuantParams, Scales};
 use crate::tensor::num_elements;
 
 use super::forever::{VARIABLE_DIM, VARIABLE_RANK};
@@ -213,10 +213,17 @@ impl Field {
     pub(crate) fn static_scales_needed(&self) -> usize {
         match (self.has_static_scales(), self.fixed_shape()) {
             (false, _) => 0,
-            (true, Some(shape)) => self.quant.scales_per_sample(&shape),
-            // Per tensor, ragged.
+            // Per channel: as many as the axis has indices. Per tensor: no scales of a sample's own.
+            (true, Some(shape)) => self
+                .quant
+                .scales_per_sample(&shape)
+                .max(usize::from(self.is_per_tensor())),
             (true, None) => 1,
         }
+    }
+
+    fn is_per_tensor(&self) -> bool {
+        matches!(&self.quant, QuantParams::Affine(params) if params.granularity == Granularity::PerTensor)
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {
