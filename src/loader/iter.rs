@@ -37,6 +37,8 @@ struct Options {
     num_workers: usize,
     prefetch: u64,
     memory_budget: u64,
+    /// Bytes that one more round can take, where samples have one size.
+    round_bytes: u64,
     ragged: bool,
 }
 
@@ -113,6 +115,7 @@ impl Batches {
                 num_workers: loader.options.num_workers,
                 prefetch: loader.options.prefetch as u64,
                 memory_budget: loader.options.memory_budget,
+                round_bytes: 0,
                 ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
             },
             state: None,
@@ -133,11 +136,15 @@ impl Batches {
         if batch_size == 0 || u32::try_from(batch_size).is_err() {
             return Err(Error::invalid("batch_size is 1 to 4294967295"));
         }
-        loader.check_budget(batch_size)?;
-        let span = (batch_size as u64).saturating_mul(self.options.prefetch);
+        let round_samples = loader.round_samples(batch_size);
+        loader.check_budget(batch_size, round_samples)?;
+        let sample_bytes = loader.sample_bytes().unwrap_or(0);
+        self.options.round_bytes = round_samples
+            .saturating_add(batch_size as u64)
+            .saturating_mul(sample_bytes);
         let planner = Planner::new(
             Arc::clone(&loader.geometry),
-            loader.rounds(span)?,
+            loader.rounds(round_samples)?,
             batch_size,
             loader.options.drop_last,
         );
@@ -300,11 +307,9 @@ impl State {
         }
         let ahead = planned - self.first_open;
         let open_bytes = context.pool.stats().in_use;
-        let next_bytes = if self.open.is_empty() {
-            0
-        } else {
-            open_bytes / self.open.len() as u64
-        };
+        // Ragged batches: as large as those that are open.
+        let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
+        let next_bytes = context.options.round_bytes.max(average);
         ahead <= context.options.prefetch
             && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
     }

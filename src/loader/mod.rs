@@ -285,25 +285,39 @@ impl Loader {
         self.layouts.iter().map(FieldLayout::sample_bytes).sum()
     }
 
-    /// Refuses a memory budget that cannot hold what the order needs at once.
-    fn check_budget(&self, batch_size: usize) -> Result<()> {
+    /// Samples that one round of the order spans at most. Only for the exact shuffle is it a choice: it decides how
+    /// much is decoded together, never the order.
+    fn round_samples(&self, batch_size: usize) -> u64 {
+        let batch_size = batch_size as u64;
+        match self.options.shuffle {
+            Shuffle::None => self.geometry.window_samples(1),
+            Shuffle::Windowed { window } => self.geometry.window_samples(window),
+            Shuffle::Exact => {
+                let batch_bytes = self
+                    .sample_bytes()
+                    .unwrap_or(0)
+                    .saturating_mul(batch_size)
+                    .max(1);
+                // Two rounds and a batch on each side fit.
+                let affordable = (self.options.memory_budget / batch_bytes).saturating_sub(2) / 2;
+                batch_size.saturating_mul(affordable.clamp(1, self.options.prefetch as u64))
+            }
+        }
+    }
+
+    /// Refuses a memory budget that cannot hold what the order needs at once: a round, and the batches at its edges.
+    fn check_budget(&self, batch_size: usize, round_samples: u64) -> Result<()> {
         let Some(sample_bytes) = self.sample_bytes() else {
             return Ok(());
         };
-        let samples = match self.options.shuffle {
-            Shuffle::None => self.geometry.window_samples(1),
-            Shuffle::Windowed { window } => self.geometry.window_samples(window),
-            Shuffle::Exact => batch_size as u64,
-        };
-        let minimum = samples
-            .saturating_add(batch_size as u64)
-            .saturating_mul(sample_bytes);
+        let samples = round_samples.saturating_add(2 * batch_size as u64);
+        let minimum = samples.saturating_mul(sample_bytes);
         if minimum <= self.options.memory_budget {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "memory_budget is {} bytes; this order needs at least {minimum} ({samples} samples of its window and a \
-             batch, {sample_bytes} bytes each)",
+            "memory_budget is {} bytes; this order needs at least {minimum} (a window of {round_samples} samples and \
+             two batches, {sample_bytes} bytes a sample)",
             self.options.memory_budget
         )))
     }

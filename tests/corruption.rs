@@ -1,0 +1,271 @@
+//! Damage: every flipped, cut or swapped byte is a typed error, or the data is identical. Never a panic.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{collect, small_dataset};
+use tensorshard::{
+    CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Loader, QuantSpec, Result, Sample,
+    ShardWriter, TensorView, to_le_bytes,
+};
+
+fn shard_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "tshard"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A small shard with fixed, quantized and ragged fields.
+fn small_shard(codec: &str, seed: u64) -> Result<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let codec = CodecSpec::parse(codec)?;
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::new("a", DType::U16, [40]).codec(codec))
+        .field(
+            FieldSpec::new("b", DType::F32, [4, 8])
+                .codec(codec)
+                .quantize(QuantSpec::int8().asymmetric()),
+        )
+        .field(FieldSpec::string("c").codec(codec))
+        .samples_per_chunk(3)
+        .shard_ids_from(seed)
+        .create(&path)?;
+    for i in 0..7u16 {
+        let a: Vec<u16> = (0..40).map(|j| (i + j) / 8).collect();
+        let b: Vec<f32> = (0..32u16).map(|j| f32::from(i * 5 + j / 4)).collect();
+        let c = "word ".repeat(usize::from(i));
+        writer.append(&[
+            ("a", TensorView::new(DType::U16, &[40], &to_le_bytes(&a))?),
+            ("b", TensorView::new(DType::F32, &[4, 8], &to_le_bytes(&b))?),
+            ("c", TensorView::new(DType::U8, &[c.len()], c.as_bytes())?),
+        ])?;
+    }
+    writer.finish()?;
+    Ok(fs::read(&shard_files(&path)[0]).unwrap())
+}
+
+fn read_all(bytes: Vec<u8>) -> Result<Vec<Sample>> {
+    let dataset = Dataset::builder().open_bytes(bytes)?;
+    let all: Vec<u64> = (0..dataset.len()).collect();
+    dataset.get_many(&all)
+}
+
+fn same(a: &[Sample], b: &[Sample]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.same_values(b))
+}
+
+/// The contract: typed and located, or identical.
+fn check(result: Result<Vec<Sample>>, original: &[Sample], what: &str) {
+    match result {
+        Ok(samples) => assert!(same(&samples, original), "{what}: silently different data"),
+        Err(error) => assert_typed(&error, what),
+    }
+}
+
+fn assert_typed(error: &Error, what: &str) {
+    let typed = matches!(
+        error.kind(),
+        ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. } | ErrorKind::Unsupported { .. }
+    );
+    assert!(typed && error.path().is_some(), "{what}: {error:?}");
+}
+
+#[test]
+fn every_flipped_bit_is_found() -> Result<()> {
+    for codec in ["none", "snappy", "deflate", "gzip", "lz4", "zstd"] {
+        let shard = small_shard(codec, 1)?;
+        let original = read_all(shard.clone())?;
+        for at in 0..shard.len() {
+            for bit in 0..8 {
+                let mut bytes = shard.clone();
+                bytes[at] ^= 1 << bit;
+                let what = format!("{codec}: bit {bit} of byte {at} of {}", shard.len());
+                let result = read_all(bytes);
+                assert!(result.is_err(), "{what} was not noticed");
+                check(result, &original, &what);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_truncation_and_extension_is_found() -> Result<()> {
+    let shard = small_shard("snappy", 1)?;
+    for len in 0..shard.len() {
+        assert_typed(
+            &read_all(shard[..len].to_vec()).unwrap_err(),
+            &format!("cut to {len}"),
+        );
+    }
+    for more in 1..=64 {
+        let mut bytes = shard.clone();
+        bytes.resize(shard.len() + more, 0);
+        assert_typed(&read_all(bytes).unwrap_err(), &format!("{more} zeros more"));
+    }
+    let twice = [shard.as_slice(), &shard].concat();
+    assert_typed(&read_all(twice).unwrap_err(), "the shard twice");
+    Ok(())
+}
+
+#[test]
+fn zeroed_and_swapped_blocks_are_found() -> Result<()> {
+    let shard = small_shard("none", 1)?;
+    let original = read_all(shard.clone())?;
+    let blocks = shard.len() / 64;
+    for block in 0..blocks {
+        let mut bytes = shard.clone();
+        bytes[block * 64..block * 64 + 64].fill(0);
+        check(read_all(bytes), &original, &format!("block {block} zeroed"));
+        for other in 0..blocks {
+            let mut bytes = shard.clone();
+            let moved = shard[other * 64..other * 64 + 64].to_vec();
+            bytes[block * 64..block * 64 + 64].copy_from_slice(&moved);
+            check(
+                read_all(bytes),
+                &original,
+                &format!("block {block} replaced by {other}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn errors_name_file_chunk_field_and_offset() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let dataset = small_dataset(&path, 40, ShardWriter::builder().samples_per_chunk(16))?;
+    let file = &shard_files(&path)[0];
+    let mut bytes = fs::read(file).unwrap();
+    // The second chunk's images are incompressible, so they are stored: find sample 20's.
+    let image = dataset.get(20)?.tensor("image")?.data().to_vec();
+    let at = bytes
+        .windows(image.len())
+        .position(|window| window == image)
+        .unwrap();
+    bytes[at] ^= 1;
+    fs::write(file, bytes).unwrap();
+    let error = Dataset::open(&path)?.get(20).unwrap_err();
+    let location = error.location();
+    assert_eq!(location.path.as_deref(), Some(file.as_path()));
+    assert_eq!(location.chunk, Some(1));
+    assert_eq!(location.field.as_deref(), Some("image"));
+    assert!(
+        location
+            .offset
+            .is_some_and(|offset| offset <= at as u64 && offset + 65536 > at as u64)
+    );
+    assert!(error.to_string().contains("checksum"));
+    // Other chunks and other fields are still there.
+    assert!(Dataset::open(&path)?.get(0).is_ok());
+    assert!(Dataset::open(&path)?.select(["label"])?.get(20).is_ok());
+    // The loader delivers what comes before, then the error, then nothing.
+    let mut batches = Loader::open(&path)?.batches(8);
+    assert!(batches.next().unwrap().is_ok());
+    assert!(batches.next().unwrap().is_ok());
+    let failed = batches.next().unwrap().unwrap_err();
+    assert_eq!(failed.location().field.as_deref(), Some("image"));
+    assert!(batches.next().is_none());
+    // And verify agrees.
+    let report = Dataset::open(&path)?.verify(&|_| ());
+    assert_eq!((report.intact_chunks, report.damage.len()), (2, 1));
+    assert_eq!(report.damage[0].error.location(), location);
+    Ok(())
+}
+
+#[test]
+fn a_shard_of_another_dataset_or_build_is_refused() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    small_dataset(
+        &path("a"),
+        40,
+        ShardWriter::builder()
+            .samples_per_chunk(16)
+            .shard_ids_from(1),
+    )?;
+    small_dataset(
+        &path("b"),
+        41,
+        ShardWriter::builder()
+            .samples_per_chunk(16)
+            .shard_ids_from(1),
+    )?;
+    small_dataset(
+        &path("c"),
+        40,
+        ShardWriter::builder()
+            .samples_per_chunk(16)
+            .shard_ids_from(2),
+    )?;
+    let target = &shard_files(&path("a"))[0];
+    for other in ["b", "c"] {
+        fs::copy(&shard_files(&path(other))[0], target).unwrap();
+        let error = Dataset::open(path("a"))?.get(0).unwrap_err();
+        assert!(error.is_corrupt(), "{error}");
+        assert!(
+            collect(Loader::builder(), &path("a"), 8)
+                .unwrap_err()
+                .is_corrupt()
+        );
+    }
+    fs::remove_file(target).unwrap();
+    assert!(Dataset::open(path("a"))?.get(0).unwrap_err().is_io());
+    Ok(())
+}
+
+#[test]
+fn every_flipped_bit_of_a_manifest_is_found() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    small_dataset(&path, 9, ShardWriter::builder().metadata("a", 1))?;
+    let file = path.join("manifest.tsm");
+    let manifest = fs::read(&file).unwrap();
+    for at in 0..manifest.len() {
+        for bit in [0, 3, 7] {
+            let mut bytes = manifest.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(&file, bytes).unwrap();
+            assert_typed(
+                &Dataset::open(&path).unwrap_err(),
+                &format!("bit {bit} of byte {at}"),
+            );
+        }
+        fs::write(&file, &manifest[..at]).unwrap();
+        assert_typed(&Dataset::open(&path).unwrap_err(), &format!("cut to {at}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_newer_major_version_is_unsupported_not_damaged() -> Result<()> {
+    let mut shard = small_shard("none", 1)?;
+    shard[8] = 2;
+    let error = read_all(shard).unwrap_err();
+    assert!(error.is_unsupported(), "{error}");
+    assert_eq!(error.exit_code(), 4);
+    Ok(())
+}
+
+#[test]
+fn text_mode_transfer_is_named() -> Result<()> {
+    let shard = small_shard("none", 1)?;
+    let mut converted = Vec::new();
+    for pair in shard.windows(2) {
+        if pair != b"\r\n" {
+            converted.push(pair[0]);
+        }
+    }
+    let message = read_all(converted).unwrap_err().to_string();
+    assert!(message.contains("text-mode"), "{message}");
+    Ok(())
+}
