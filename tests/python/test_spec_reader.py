@@ -707,7 +707,7 @@ def small_dataset() -> tuple[bytes, bytes, dict[str, Any]]:
 def read_all(path: Path) -> dict[str, Any]:
     ds = s.Dataset(path)
     result = {f.name: ds.read(f.name) for f in ds.fields}
-    return {k: [v if isinstance(v, str) else v.tolist() for v in values] for k, values in result.items()}
+    return {k: [v if isinstance(v, str | bytes) else v.tolist() for v in values] for k, values in result.items()}
 
 
 def write_dataset(folder: Path, shard: bytes, manifest: bytes) -> None:
