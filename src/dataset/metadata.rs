@@ -69,6 +69,7 @@ struct Strict {
 }
 
 impl Strict {
+    /// For what an array or object holds; an error if this level is one too many.
     fn inner<E: serde::de::Error>(&self) -> std::result::Result<Self, E> {
         let depth = self
             .depth
@@ -125,6 +126,7 @@ impl<'de> serde::de::Visitor<'de> for Strict {
         mut items: A,
     ) -> std::result::Result<Value, A::Error> {
         let mut out = Vec::new();
+        self.inner::<A::Error>()?;
         while let Some(item) = items.next_element_seed(self.inner()?)? {
             out.push(item);
         }
@@ -136,6 +138,7 @@ impl<'de> serde::de::Visitor<'de> for Strict {
         mut entries: A,
     ) -> std::result::Result<Value, A::Error> {
         let mut out = Map::new();
+        self.inner::<A::Error>()?;
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(self.inner()?)?;
             if out.insert(key, value).is_some() {
@@ -161,6 +164,19 @@ mod tests {
         assert_eq!(parse(&encode(&user)?)?, user);
         assert!(encode(&Map::new())?.is_empty());
         Ok(())
+    }
+
+    #[test]
+    fn sixty_four_levels_are_allowed_and_no_more() {
+        let nested = |levels: usize| {
+            format!(
+                "{{\"x\":{}{}}}",
+                "[".repeat(levels - 1),
+                "]".repeat(levels - 1)
+            )
+        };
+        assert!(parse(nested(64).as_bytes()).is_ok());
+        assert!(parse(nested(65).as_bytes()).is_err());
     }
 
     #[test]

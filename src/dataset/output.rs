@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::schema::{Field, Kind};
 use crate::kernel::lut;
-use crate::quant::{NonFinite, QuantParams};
+use crate::quant::QuantParams;
 use crate::shard::{Form, Normalize, Table};
 
 /// How samples of different shapes become one batch.
@@ -44,8 +44,8 @@ impl FieldOutput {
         Self::default()
     }
 
-    /// Delivers values as f32, f16, bf16 or f64. Integers convert by value. A quantized value converts from its exact
-    /// f32, in one rounding.
+    /// Delivers values as f32, f16, bf16 or f64. Integers convert by value; a quantized value is first
+    /// the field's own value, then converted.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.dtype = Some(dtype);
         self
@@ -137,12 +137,10 @@ impl FieldOutput {
                 "quantized output has the stored dtype: ask for no other, and no normalization",
             ));
         }
-        let patched = match field.quantizer() {
-            QuantParams::Identity => return Ok((Form::Values(field.dtype()), self.ragged)),
-            QuantParams::Cast { non_finite, .. } => *non_finite == NonFinite::Patch,
-            QuantParams::Affine(params) => params.non_finite == NonFinite::Patch,
-        };
-        if patched {
+        if field.quantizer() == &QuantParams::Identity {
+            return Ok((Form::Values(field.dtype()), self.ragged));
+        }
+        if field.quantizer().allows_patches() {
             return Err(Error::invalid(
                 "this field has patched values, which exist only dequantized",
             ));

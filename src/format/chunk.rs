@@ -3,6 +3,7 @@
 use crate::checksum::{Context, checksum};
 use crate::error::{Error, Result};
 use crate::quant::ErrorSums;
+use crate::tensor::num_elements;
 
 use super::forever::{ALIGN, CHUNK_MAGIC, SMALL_ALIGN, SMALL_STREAM};
 use super::header::expect_checksum;
@@ -89,6 +90,15 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
+    /// Every element of the field in the chunk was measured.
+    pub(crate) fn check_count(&self, elements: u64) -> Result<()> {
+        expect_eq(
+            "elements in the stats",
+            elements,
+            self.count.saturating_add(self.non_finite),
+        )
+    }
+
     pub(crate) fn new(field: u16, sums: &ErrorSums) -> Self {
         let mean = |sum: f64| {
             if sums.count == 0 {
@@ -347,17 +357,27 @@ impl ChunkHeader {
                         .map_err(|e| e.in_field(field.name()))?;
                 }
             }
-            if streams
+            let patched = streams
                 .peek()
-                .is_some_and(|s| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0)
-            {
+                .is_some_and(|s| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0);
+            if patched && field.quantizer().allows_patches() {
                 streams.next();
             }
-            if field.is_lossy() && stats.next().map(|s| s.field) != Some(ordinal) {
+            if !field.is_lossy() {
+                continue;
+            }
+            let Some(record) = stats.next().filter(|record| record.field == ordinal) else {
                 return Err(
                     Error::corrupt("stats", "one record for every lossy field", "none")
                         .in_field(field.name()),
                 );
+            };
+            if let Some(shape) = field.fixed_shape() {
+                let elements = num_elements(&shape).map_or(u64::MAX, |n| n as u64);
+                let elements = elements.saturating_mul(u64::from(self.num_samples));
+                record
+                    .check_count(elements)
+                    .map_err(|e| e.in_field(field.name()))?;
             }
         }
         if let Some(stream) = streams.next() {

@@ -4,7 +4,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernel::dequant::unpack_nibbles;
 
-use super::{Block, QuantParams, Scales, validate_scales};
+use super::{Block, NonFinite, QuantParams, Scales, validate_scales};
 
 impl QuantParams {
     /// The dtype of the stored elements of a field of this dtype; 4-bit ones count as one byte.
@@ -18,6 +18,15 @@ impl QuantParams {
                 (_, true) => DType::I8,
                 (_, false) => DType::U8,
             },
+        }
+    }
+
+    /// True if elements may be patched (format-spec 10.5).
+    pub(crate) fn allows_patches(&self) -> bool {
+        match self {
+            Self::Identity => false,
+            Self::Cast { non_finite, .. } => *non_finite == NonFinite::Patch,
+            Self::Affine(affine) => affine.non_finite == NonFinite::Patch,
         }
     }
 

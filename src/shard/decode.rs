@@ -124,9 +124,10 @@ impl ShardReader {
             let mut bytes = Vec::new();
             self.decode_whole(chunk, field, Role::Shapes, &mut bytes, scratch)?;
             let shapes = Shapes::parse(spec, chunk.header.num_samples, &bytes)?;
-            let mut total = 0u64;
+            let (mut total, mut elements) = (0u64, 0u64);
             for sample in 0..shapes.len() {
                 let bits = spec.stored_bits(shapes.dtype(sample));
+                elements += num_elements(shapes.shape(sample)).unwrap_or(usize::MAX) as u64;
                 total = total.saturating_add(sample_stored_bytes(shapes.shape(sample), bits));
             }
             let planes = chunk
@@ -140,6 +141,12 @@ impl ShardReader {
                     planes,
                 ));
             }
+            let stats = chunk
+                .header
+                .stats
+                .iter()
+                .find(|stats| usize::from(stats.field) == field);
+            stats.map_or(Ok(()), |stats| stats.check_count(elements))?;
             Ok(shapes)
         })();
         result.map_err(|e: Error| self.locate(e, chunk, spec))

@@ -1525,14 +1525,11 @@ def stored_elements(f: Field, samples: list[tuple[str, Shape]], sizes: list[int]
     """All stored elements of a field in a chunk; 4-bit elements are unpacked."""
     assert f.stored_dtype is not None
     if f.quantizer.name != "affine" or f.bits(f.dtype) != 4:
-        if f.stored_dtype == "bool":
-            need(max(plane, default=0) <= 1, where, "a bool must be 0 or 1")
         return np.frombuffer(plane, DTYPES[f.stored_dtype][1])
     packed = np.frombuffer(plane, np.uint8)
     nibbles = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     counts = np.array([math.prod(shape) for _, shape in samples], np.int64)
     odd = (2 * np.cumsum(np.array(sizes, np.int64)) - 1)[counts % 2 == 1]  # the last nibble of each odd sample
-    need(not np.any(nibbles[odd]), where, "an odd last nibble must be zero")
     nibbles = np.delete(nibbles, odd)
     return (nibbles ^ 8).astype(np.int8) - np.int8(8) if f.quantizer.params["signed"] else nibbles
 
@@ -1551,7 +1548,6 @@ def mixed_samples(samples: list[tuple[str, Shape]], sizes: list[int], plane: byt
     out, start = [], 0
     for (dtype, shape), size in zip(samples, sizes, strict=True):
         raw = plane[start : start + size]
-        need(dtype != "bool" or max(raw, default=0) <= 1, where, "a bool must be 0 or 1")
         out.append(np.frombuffer(raw, DTYPES[dtype][1]).reshape(shape))
         start += size
     return FieldChunk([shape for _, shape in samples], out, out, np.zeros(0), np.zeros(0), [])

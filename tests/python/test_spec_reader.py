@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 import spec_reader as s
 
 SHARD_ID = bytes(range(16))
