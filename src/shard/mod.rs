@@ -3,6 +3,7 @@
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod reader;
+mod rows;
 pub(crate) mod writer;
 
 pub(crate) use decode::{Form, Normalize, RowRun, Scratch, Slots, Table};

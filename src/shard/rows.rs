@@ -1,0 +1,719 @@
+//! The samples of one field of one chunk, on their way from pieces into slots.
+
+use std::ops::Range;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::format::chunk::{Role, Stream};
+use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
+use crate::format::schema::Field;
+use crate::format::shapes::Shapes;
+use crate::kernel::{convert, lut};
+use crate::quant::{AffineParams, Block, QuantParams, Scales, ScalesView};
+use crate::tensor::num_elements;
+
+use super::decode::{
+    Before, Form, Normalize, RowRun, Scratch, Slots, Table, check_cut, decode_piece, out_dtype,
+    sample_out_bytes,
+};
+use super::encode::cut_ragged;
+use super::reader::{Chunk, ShardReader};
+
+/// One field of one chunk.
+pub(super) struct Job<'a> {
+    reader: &'a ShardReader,
+    chunk: &'a Chunk,
+    ordinal: usize,
+    field: &'a Field,
+    shapes: Option<&'a Shapes>,
+    form: &'a Form,
+    runs: &'a [RowRun],
+    fixed: Option<Fixed>,
+    static_scales: bool,
+}
+
+/// What is the same for all samples of a fixed field, computed once for a chunk.
+struct Fixed {
+    shape: Vec<usize>,
+    elements: usize,
+    /// Bits of a stored element.
+    bits: usize,
+    /// Stored bytes of a sample.
+    stored: usize,
+    /// Dynamic scales of a sample.
+    scales: usize,
+    /// Bytes of a delivered element.
+    out_size: usize,
+}
+
+impl<'a> Job<'a> {
+    pub(super) fn new(
+        reader: &'a ShardReader,
+        chunk: &'a Chunk,
+        ordinal: usize,
+        shapes: Option<&'a Shapes>,
+        form: &'a Form,
+        runs: &'a [RowRun],
+    ) -> Self {
+        let field = &reader.schema().fields()[ordinal];
+        let fixed = field.fixed_shape().map(|shape| Fixed {
+            elements: num_elements(&shape).unwrap_or(0),
+            bits: field.stored_bits(None) as usize,
+            stored: to_usize(sample_stored_bytes(&shape, field.stored_bits(None))),
+            scales: field.quantizer().scales_per_sample(&shape),
+            out_size: out_dtype(field, form, None).size(),
+            shape,
+        });
+        let static_scales = field.has_static_scales();
+        Self {
+            reader,
+            chunk,
+            ordinal,
+            field,
+            shapes,
+            form,
+            runs,
+            fixed,
+            static_scales,
+        }
+    }
+
+    pub(super) fn run(&self, slots: &mut dyn Slots, scratch: &mut Scratch) -> Result<()> {
+        let header = &self.chunk.header;
+        if self
+            .runs
+            .last()
+            .is_some_and(|run| run.end() > header.num_samples)
+        {
+            return Err(Error::invalid(format!(
+                "samples beyond the {} of the chunk",
+                header.num_samples
+            )));
+        }
+        let Some((ordinal, stream)) = header.stream(self.ordinal, Role::Plane) else {
+            return Err(Error::invalid(
+                "a field that is not there: this is a bug, please report it",
+            ));
+        };
+        self.reader
+            .check_padding(self.chunk, stream, &mut scratch.io)?;
+        let mut spans = std::mem::take(&mut scratch.spans);
+        self.cut(&mut spans);
+        let pieces = header.stream_pieces(stream);
+        let lens = spans
+            .iter()
+            .map(|span| span.len)
+            .zip(pieces.iter().map(|piece| piece.raw_len));
+        check_cut(spans.len(), pieces.len(), lens)?;
+        self.load_prefix(&mut scratch.prefix);
+        self.load_scales(scratch)?;
+        let patches = self.load_patches(scratch)?;
+        self.fill_padding(slots);
+        if matches!(self.form, Form::Codes) {
+            self.copy_scales(slots, scratch)?;
+        }
+
+        let mut offset = self.chunk.entry.offset + stream.offset;
+        let mut next_run = 0;
+        for ((piece, span), entry) in (0u32..).zip(&spans).zip(pieces) {
+            while self
+                .runs
+                .get(next_run)
+                .is_some_and(|run| run.end() <= span.first)
+            {
+                next_run += 1;
+            }
+            let Some(run) = self.runs.get(next_run) else {
+                break;
+            };
+            if run.row < span.end {
+                let decoded = self.piece(
+                    stream, ordinal, piece, span, offset, next_run, &patches, slots, scratch,
+                );
+                decoded.map_err(|e| e.at_offset(offset))?;
+            }
+            offset += u64::from(entry.stored_len);
+        }
+        scratch.spans = spans;
+        Ok(())
+    }
+
+    fn cut(&self, spans: &mut Vec<Span>) {
+        let piece_bytes = self.reader.piece_bytes();
+        match (&self.fixed, self.shapes) {
+            (Some(fixed), _) => {
+                let bits = self.field.stored_bits(None);
+                cut_fixed(
+                    piece_bytes,
+                    bits,
+                    &fixed.shape,
+                    self.chunk.header.num_samples,
+                    spans,
+                );
+            }
+            (None, Some(shapes)) => cut_ragged(self.field, shapes, piece_bytes, spans),
+            (None, None) => spans.clear(),
+        }
+    }
+
+    /// Decodes one piece and hands its samples to the slots of the runs from `first_run` on that it overlaps.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one straight step of the hot path, called in one place"
+    )]
+    fn piece(
+        &self,
+        stream: &Stream,
+        ordinal: u32,
+        piece: u32,
+        span: &Span,
+        offset: u64,
+        first_run: usize,
+        patches: &Patches,
+        slots: &mut dyn Slots,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let stored =
+            self.reader
+                .stored_piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
+        let raw_len = span.len as usize;
+        let filters = self.field.filters();
+        // Fast path: the piece is its values, and all of it goes to one place.
+        if filters.is_empty()
+            && self.is_plain()
+            && self.shapes.is_none()
+            && patches.indices.is_empty()
+        {
+            let run = &self.runs[first_run];
+            if run.row <= span.first && run.end() >= span.end {
+                let dst = slots.run(first_run, 0);
+                let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
+                let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
+                return decode_piece(stream, stored, dst);
+            }
+        }
+        let mut codes: &[u8] = stored;
+        if stored.len() != raw_len {
+            grow(&mut scratch.a, raw_len);
+            decode_piece(stream, stored, &mut scratch.a[..raw_len])?;
+            codes = &scratch.a[..raw_len];
+        }
+        if !filters.is_empty() {
+            // Ping-pong between the two scratch buffers; the last result is in `a` or `b`.
+            grow(&mut scratch.b, raw_len);
+            grow(&mut scratch.a, raw_len);
+            let mut in_a = stored.len() != raw_len;
+            for (i, spec) in filters.iter().rev().enumerate() {
+                let filter = spec.filter()?;
+                let elem_size = spec.elem_size();
+                if i == 0 && !in_a {
+                    filter.undo(elem_size, stored, &mut scratch.a[..raw_len]);
+                    in_a = true;
+                    continue;
+                }
+                let (src, dst) = if in_a {
+                    (&scratch.a, &mut scratch.b)
+                } else {
+                    (&scratch.b, &mut scratch.a)
+                };
+                filter.undo(elem_size, &src[..raw_len], &mut dst[..raw_len]);
+                in_a = !in_a;
+            }
+            codes = if in_a {
+                &scratch.a[..raw_len]
+            } else {
+                &scratch.b[..raw_len]
+            };
+        }
+        let context = Decoded {
+            codes,
+            scales: &scratch.scales,
+            prefix: &scratch.prefix,
+            patches,
+        };
+        for (i, run) in self.runs.iter().enumerate().skip(first_run) {
+            if run.row >= span.end {
+                break;
+            }
+            let rows = run.row.max(span.first)..run.end().min(span.end);
+            if self.shapes.is_some() {
+                self.ragged_rows(&context, span, run, i, rows, slots)?;
+            } else {
+                self.fixed_rows(&context, span, run, i, rows, slots)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// True if delivered bytes are the stored bytes.
+    fn is_plain(&self) -> bool {
+        match self.form {
+            Form::Values(dtype) => {
+                self.field.quantizer() == &QuantParams::Identity
+                    && (dtype.is_none() || *dtype == self.field.dtype())
+            }
+            Form::Normalized(_) => false,
+            Form::Codes => self.field.stored_bits(None) >= 8,
+        }
+    }
+
+    /// Byte offset of a row's slot in the `len` bytes of a run of a fixed field.
+    fn slot_offset(&self, run: &RowRun, row: u32, len: usize) -> usize {
+        (len / run.count as usize) * (row - run.row) as usize
+    }
+
+    fn fixed_rows(
+        &self,
+        decoded: &Decoded<'_>,
+        span: &Span,
+        run: &RowRun,
+        i: usize,
+        rows: Range<u32>,
+        slots: &mut dyn Slots,
+    ) -> Result<()> {
+        let Some(fixed) = &self.fixed else {
+            return Ok(());
+        };
+        let size = fixed.out_size;
+        let dst = slots.run(i, 0);
+        let start = self.slot_offset(run, rows.start, dst.len());
+        let whole = span.len as usize == fixed.stored * (span.end - span.first) as usize;
+        let (first, count, codes) = if whole {
+            let from = (rows.start - span.first) as usize * fixed.stored;
+            let codes = decoded.codes.get(from..from + rows.len() * fixed.stored);
+            (0, fixed.elements * rows.len(), codes)
+        } else {
+            let first = to_usize(span.start) * 8 / fixed.bits;
+            let count = (decoded.codes.len() * 8 / fixed.bits).min(fixed.elements - first);
+            (first, count, Some(decoded.codes))
+        };
+        let dst = dst
+            .get_mut(start + first * size..start + (first + count) * size)
+            .ok_or_else(slot_bug)?;
+        let block = Block {
+            dtype: self.field.dtype().unwrap_or(DType::U8),
+            shape: &fixed.shape,
+            first,
+            count,
+            codes: codes.ok_or_else(slot_bug)?,
+            scales: self.scales_from(decoded.scales, fixed.scales * rows.start as usize),
+        };
+        let global = u64::from(rows.start) * fixed.elements as u64 + first as u64;
+        self.deliver(&block, global, decoded.patches, dst)
+    }
+
+    fn ragged_rows(
+        &self,
+        decoded: &Decoded<'_>,
+        span: &Span,
+        run: &RowRun,
+        i: usize,
+        rows: Range<u32>,
+        slots: &mut dyn Slots,
+    ) -> Result<()> {
+        let Some(shapes) = self.shapes else {
+            return Ok(());
+        };
+        let padded = slots.padded_shape(i).map(<[usize]>::to_vec);
+        let piece_start = decoded.prefix[span.first as usize].stored + span.start;
+        for row in rows {
+            let shape = shapes.shape(row as usize);
+            let own = shapes.dtype(row as usize);
+            let bits = self.field.stored_bits(own);
+            let stored = sample_stored_bytes(shape, bits).saturating_sub(span.start);
+            let before = decoded.prefix[row as usize];
+            // Of a sample that has several pieces, the piece is all that is here.
+            let at = to_usize(before.stored.saturating_sub(piece_start));
+            let rest = decoded.codes.get(at..).ok_or_else(slot_bug)?;
+            let codes = &rest[..rest.len().min(to_usize(stored))];
+            if codes.is_empty() {
+                continue;
+            }
+            let elements = num_elements(shape).unwrap_or(0);
+            let first = to_usize(span.start) * 8 / bits as usize;
+            let count = (codes.len() * 8 / bits as usize).min(elements - first);
+            let size = out_dtype(self.field, self.form, own).size();
+            let dtype = self.field.dtype().or(own).unwrap_or(DType::U8);
+            let scales = self.scales_from(decoded.scales, before.scales);
+            let block = Block {
+                dtype,
+                shape,
+                first,
+                count,
+                codes,
+                scales,
+            };
+            let dst = slots.run(i, 0);
+            if let Some(padded) = &padded {
+                let start = self.slot_offset(run, row, dst.len());
+                let end = start + dst.len() / run.count as usize;
+                let dst = dst.get_mut(start..end).ok_or_else(slot_bug)?;
+                self.place(&block, before.elements, padded, size, decoded.patches, dst)?;
+            } else {
+                let start = to_usize(before.out_bytes - decoded.prefix[run.row as usize].out_bytes)
+                    + first * size;
+                let dst = dst
+                    .get_mut(start..start + count * size)
+                    .ok_or_else(slot_bug)?;
+                self.deliver(&block, before.elements + first as u64, decoded.patches, dst)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Delivers a part of one sample into a slot of a larger shape.
+    fn place(
+        &self,
+        block: &Block<'_>,
+        elements_before: u64,
+        padded: &[usize],
+        size: usize,
+        patches: &Patches,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        let bits = self.field.stored_bits(Some(block.dtype)) as usize;
+        // Trailing dims that agree, and the one before them, are contiguous in both.
+        let mut contiguous = 1usize;
+        let mut outer = block.shape.len();
+        while outer > 0 {
+            outer -= 1;
+            contiguous *= block.shape[outer];
+            if block.shape[outer] != padded[outer] {
+                break;
+            }
+        }
+        let end = block.first + block.count;
+        let mut element = block.first;
+        while element < end {
+            let (mut run, within) = (element / contiguous, element % contiguous);
+            let mut count = (contiguous - within).min(end - element);
+            if bits == 4 && count > 1 && (element - block.first) % 2 == 1 {
+                count = 1;
+            }
+            let mut start = 0usize;
+            let mut stride = 1usize;
+            for dim in (0..padded.len()).rev() {
+                if dim < outer {
+                    start += (run % block.shape[dim]) * stride;
+                    run /= block.shape[dim];
+                }
+                stride *= padded[dim];
+            }
+            let start = (start + within) * size;
+            let part_dst = dst
+                .get_mut(start..start + count * size)
+                .ok_or_else(slot_bug)?;
+            self.deliver_part(block, element, count, elements_before, patches, part_dst)?;
+            element += count;
+        }
+        Ok(())
+    }
+
+    /// Delivers `count` elements from `element` on, of a block of one sample.
+    fn deliver_part(
+        &self,
+        block: &Block<'_>,
+        element: usize,
+        count: usize,
+        elements_before: u64,
+        patches: &Patches,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        let bits = self.field.stored_bits(Some(block.dtype)) as usize;
+        let skip = element - block.first;
+        let global = elements_before + element as u64;
+        if bits == 4 && skip % 2 == 1 {
+            // An odd start within packed nibbles: one element through a copy of its byte.
+            let byte = [block.codes[skip / 2] >> 4];
+            let part = Block {
+                first: element,
+                count,
+                codes: &byte,
+                ..*block
+            };
+            return self.deliver(&part, global, patches, dst);
+        }
+        let from = skip * bits / 8;
+        let codes = &block.codes[from..from + (count * bits).div_ceil(8)];
+        self.deliver(
+            &Block {
+                first: element,
+                count,
+                codes,
+                ..*block
+            },
+            global,
+            patches,
+            dst,
+        )
+    }
+
+    /// Dequantizes a block into `dst` in the wanted form. `global` is the index of its first element in the chunk.
+    fn deliver(
+        &self,
+        block: &Block<'_>,
+        global: u64,
+        patches: &Patches,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        let params = self.field.quantizer();
+        match self.form {
+            Form::Values(dtype) => {
+                let dtype = dtype.unwrap_or(block.dtype);
+                params.quantizer().dequantize(params, block, dtype, dst)?;
+                patches.apply(block, global, dtype, dst)
+            }
+            Form::Normalized(normalize) => {
+                normalize.apply(block.first, block.codes, dst);
+                Ok(())
+            }
+            Form::Codes => {
+                params.codes(block, dst);
+                Ok(())
+            }
+        }
+    }
+
+    /// Fills the slots of samples that are smaller than their slot with zeros.
+    fn fill_padding(&self, slots: &mut dyn Slots) {
+        let Some(shapes) = self.shapes else { return };
+        for (i, run) in self.runs.iter().enumerate() {
+            let Some(padded) = slots.padded_shape(i).map(<[usize]>::to_vec) else {
+                continue;
+            };
+            for row in run.row..run.end() {
+                if shapes.shape(row as usize) != padded {
+                    let dst = slots.run(i, 0);
+                    let len = dst.len() / run.count as usize;
+                    let start = self.slot_offset(run, row, dst.len());
+                    dst[start..start + len].fill(0);
+                }
+            }
+        }
+    }
+
+    fn load_prefix(&self, prefix: &mut Vec<Before>) {
+        prefix.clear();
+        let Some(shapes) = self.shapes else { return };
+        let mut before = Before::default();
+        for sample in 0..shapes.len() {
+            prefix.push(before);
+            let shape = shapes.shape(sample);
+            before.stored +=
+                sample_stored_bytes(shape, self.field.stored_bits(shapes.dtype(sample)));
+            before.elements += num_elements(shape).unwrap_or(0) as u64;
+            before.scales += self.field.quantizer().scales_per_sample(shape);
+            before.out_bytes += sample_out_bytes(self.field, self.form, shape, shapes.dtype(sample))
+                .unwrap_or(0) as u64;
+        }
+        prefix.push(before);
+    }
+
+    /// Decodes the scales of the chunk, unless they are static.
+    fn load_scales(&self, scratch: &mut Scratch) -> Result<()> {
+        scratch.scales.scales.clear();
+        scratch.scales.zero_points.clear();
+        let QuantParams::Affine(params) = self.field.quantizer() else {
+            return Ok(());
+        };
+        if self.static_scales {
+            return Ok(());
+        }
+        let mut bytes = std::mem::take(&mut scratch.aux);
+        let mut scales = std::mem::take(&mut scratch.scales);
+        let result = self.decode_scales(params, &mut bytes, &mut scales, scratch);
+        scratch.aux = bytes;
+        scratch.scales = scales;
+        result
+    }
+
+    fn decode_scales(
+        &self,
+        params: &AffineParams,
+        bytes: &mut Vec<u8>,
+        scales: &mut Scales,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let expected = match (&self.fixed, scratch.prefix.last()) {
+            (Some(fixed), _) => fixed.scales * self.chunk.header.num_samples as usize,
+            (None, last) => last.map_or(0, |before| before.scales),
+        };
+        self.reader
+            .decode_whole(self.chunk, self.ordinal, Role::Scales, bytes, scratch)?;
+        if bytes.len() != expected * params.scale_dtype.size() {
+            return Err(Error::corrupt(
+                "number of scales",
+                expected,
+                bytes.len() / params.scale_dtype.size(),
+            ));
+        }
+        scales.scales.resize(expected, 0.0);
+        convert::to_f32(params.scale_dtype, bytes, &mut scales.scales);
+        if !params.symmetric {
+            self.reader
+                .decode_whole(self.chunk, self.ordinal, Role::ZeroPoints, bytes, scratch)?;
+            if bytes.len() != expected * 4 {
+                return Err(Error::corrupt(
+                    "number of zero points",
+                    expected,
+                    bytes.len() / 4,
+                ));
+            }
+            let (words, _) = bytes.as_chunks::<4>();
+            scales
+                .zero_points
+                .extend(words.iter().map(|word| i32::from_le_bytes(*word)));
+        }
+        self.field.quantizer().validate(scales)
+    }
+
+    fn scales_from<'s>(&'s self, dynamic: &'s Scales, before: usize) -> ScalesView<'s> {
+        if self.static_scales {
+            let scales = self.field.scales();
+            return ScalesView {
+                scales: &scales.scales,
+                zero_points: &scales.zero_points,
+            };
+        }
+        ScalesView {
+            scales: dynamic.scales.get(before..).unwrap_or_default(),
+            zero_points: dynamic.zero_points.get(before..).unwrap_or_default(),
+        }
+    }
+
+    /// Hands out the scales of the samples of each run beside their codes.
+    fn copy_scales(&self, slots: &mut dyn Slots, scratch: &Scratch) -> Result<()> {
+        let n = self.fixed.as_ref().map_or(0, |fixed| fixed.scales);
+        if self.static_scales || n == 0 {
+            return Ok(());
+        }
+        for (i, run) in self.runs.iter().enumerate() {
+            let range = n * run.row as usize..n * run.end() as usize;
+            let scales = scratch
+                .scales
+                .scales
+                .get(range.clone())
+                .ok_or_else(slot_bug)?;
+            for (dst, scale) in slots.run(i, 1).chunks_exact_mut(4).zip(scales) {
+                dst.copy_from_slice(&scale.to_le_bytes());
+            }
+            if self.field.quantizer().has_zero_points() {
+                let zero_points = scratch.scales.zero_points.get(range).ok_or_else(slot_bug)?;
+                for (dst, zero_point) in slots.run(i, 2).chunks_exact_mut(4).zip(zero_points) {
+                    dst.copy_from_slice(&zero_point.to_le_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn load_patches(&self, scratch: &mut Scratch) -> Result<Patches> {
+        let mut patches = Patches::default();
+        let (Some(dtype), Some(_)) = (
+            self.field.dtype(),
+            self.chunk.header.stream(self.ordinal, Role::Patches),
+        ) else {
+            return Ok(patches);
+        };
+        let mut bytes = Vec::new();
+        self.reader
+            .decode_whole(self.chunk, self.ordinal, Role::Patches, &mut bytes, scratch)?;
+        let n = bytes.len() / (8 + dtype.size());
+        if bytes.len() != n * (8 + dtype.size()) {
+            return Err(Error::corrupt(
+                "length of the patches stream",
+                "whole patches",
+                bytes.len(),
+            ));
+        }
+        let values = bytes.split_off(8 * n);
+        let (words, _) = bytes.as_chunks::<8>();
+        patches
+            .indices
+            .extend(words.iter().map(|word| u64::from_le_bytes(*word)));
+        patches.values = values;
+        let elements = match (&self.fixed, scratch.prefix.last()) {
+            (Some(fixed), _) => fixed.elements as u64 * u64::from(self.chunk.header.num_samples),
+            (None, last) => last.map_or(0, |before| before.elements),
+        };
+        let ascending = patches.indices.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || patches.indices.last().is_some_and(|&last| last >= elements) {
+            return Err(Error::corrupt(
+                "patch indices",
+                format_args!("ascending and below {elements}"),
+                "others",
+            ));
+        }
+        Ok(patches)
+    }
+}
+
+/// A decoded piece and what belongs to it.
+struct Decoded<'a> {
+    codes: &'a [u8],
+    scales: &'a Scales,
+    prefix: &'a [Before],
+    patches: &'a Patches,
+}
+
+/// Elements that are restored exactly (format-spec 10.5).
+#[derive(Default)]
+struct Patches {
+    indices: Vec<u64>,
+    values: Vec<u8>,
+}
+
+impl Patches {
+    fn apply(&self, block: &Block<'_>, global: u64, dtype: DType, dst: &mut [u8]) -> Result<()> {
+        let from = self.indices.partition_point(|&index| index < global);
+        let (size, out) = (block.dtype.size(), dtype.size());
+        for (i, &index) in self.indices.iter().enumerate().skip(from) {
+            let at = to_usize(index - global);
+            if at >= block.count {
+                break;
+            }
+            let value = &self.values[i * size..(i + 1) * size];
+            convert::convert(
+                block.dtype,
+                value,
+                dtype,
+                &mut dst[at * out..(at + 1) * out],
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Normalize {
+    fn apply(&self, first: usize, mut src: &[u8], mut dst: &mut [u8]) {
+        let size = self.dtype.size();
+        let mut element = first;
+        while !src.is_empty() {
+            let channel = element / self.stride % self.tables.len();
+            let n = (self.stride - element % self.stride).min(src.len());
+            let (head, tail) = src.split_at(n);
+            let (head_dst, tail_dst) = std::mem::take(&mut dst).split_at_mut(n * size);
+            match &self.tables[channel] {
+                Table::F32(table) => lut::lut_u8_f32(head, table, head_dst),
+                Table::Half(table) => lut::lut_u8_u16(head, table, head_dst),
+            }
+            (src, dst) = (tail, tail_dst);
+            element += n;
+        }
+    }
+}
+
+fn grow(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+}
+
+/// Lengths within a chunk that is in memory or mapped.
+fn to_usize(x: u64) -> usize {
+    usize::try_from(x).unwrap_or(usize::MAX)
+}
+
+fn slot_bug() -> Error {
+    Error::invalid("a slot of the wrong size: this is a bug, please report it")
+}
