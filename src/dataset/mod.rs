@@ -14,7 +14,7 @@ pub use field_spec::{FieldSpec, Preset};
 pub use inspect::{DatasetReport, ErrorReport, FieldReport, ShardReport};
 pub use merge::{MergeSummary, merge};
 pub use output::{FieldOutput, Ragged};
-pub use verify::{Damage, VerifyReport};
+pub use verify::{Damage, ShardCheck, VerifyReport};
 pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 
 pub(crate) use batch::{Extent, FieldLayout, RaggedParts};

@@ -21,6 +21,22 @@ pub struct Damage {
     pub error: Error,
 }
 
+/// One shard, for [`VerifyReport`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardCheck {
+    /// The file's name.
+    pub file_name: String,
+    /// Samples that the dataset has in it.
+    pub num_samples: u64,
+    /// Samples in intact chunks.
+    pub intact_samples: u64,
+    /// Chunks that are intact.
+    pub intact_chunks: u64,
+    /// Entries of [`VerifyReport::damage`] about it.
+    pub num_damages: u64,
+}
+
 /// The result of [`Dataset::verify`].
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -33,6 +49,8 @@ pub struct VerifyReport {
     pub intact_samples: u64,
     /// Bytes of all shards.
     pub stored_bytes: u64,
+    /// Each shard.
+    pub shards: Vec<ShardCheck>,
     /// What is wrong, by shard and chunk.
     pub damage: Vec<Damage>,
 }
@@ -81,6 +99,7 @@ impl Dataset {
             report.intact_chunks += part.intact_chunks;
             report.intact_samples += part.intact_samples;
             report.stored_bytes += part.stored_bytes;
+            report.shards.extend(part.shards);
             report.damage.extend(part.damage);
         }
         report
@@ -88,15 +107,32 @@ impl Dataset {
 
     fn verify_shard(&self, ordinal: u64, progress: &dyn Fn(u64)) -> VerifyReport {
         let mut report = VerifyReport::default();
-        let file_name = self
-            .shard_record(ordinal)
-            .map(|record| record.shard_id.file_name())
-            .unwrap_or_default();
+        let mut check = ShardCheck::default();
+        if let Ok(record) = self.shard_record(ordinal) {
+            check.file_name = record.shard_id.file_name();
+            check.num_samples = record.num_samples;
+        }
+        self.verify_chunks(ordinal, &check.file_name, &mut report, progress);
+        check.intact_samples = report.intact_samples;
+        check.intact_chunks = report.intact_chunks;
+        check.num_damages = report.damage.len() as u64;
+        report.shards.push(check);
+        report
+    }
+
+    fn verify_chunks(
+        &self,
+        ordinal: u64,
+        file_name: &str,
+        report: &mut VerifyReport,
+        progress: &dyn Fn(u64),
+    ) {
+        let file_name = file_name.to_owned();
         let shard = match self.shard(ordinal) {
             Ok(shard) => shard,
             Err(error) => {
                 report.damage.push(Damage { file_name, error });
-                return report;
+                return;
             }
         };
         report.stored_bytes = shard.record().file_len;
@@ -114,7 +150,6 @@ impl Dataset {
                 }),
             }
         }
-        report
     }
 
     fn verify_chunk(&self, shard: &ShardReader, number: u64, scratch: &mut Scratch) -> Result<u32> {

@@ -1,0 +1,355 @@
+//! The options that choose encodings, for all fields or for one: a field's own option counts before one for all
+//! fields, and that before the preset.
+
+use clap::Args;
+use tensorshard::{
+    CodecSpec, DType, FieldSpec, FilterId, FilterSpec, NonFinite, Preset, QuantSpec,
+};
+
+use crate::failure::Failure;
+
+/// Encodings. Each option is for all fields, or as NAME=VALUE for the field NAME, and may be repeated. A field's own
+/// option counts before one for all fields, and that before the preset.
+#[derive(Args, Clone, Debug, Default)]
+#[command(
+    next_help_heading = "Encodings (VALUE, or NAME=VALUE for the field NAME; may be repeated)"
+)]
+pub(crate) struct EncodingArgs {
+    /// lossless (the default), f16, bf16, int8, int8-per-channel, int4-group32, fp8 or article: touches float
+    /// fields only.
+    #[arg(long, value_name = "PRESET")]
+    preset: Vec<String>,
+    /// identity, f16, bf16, f8e4m3fn, f8e5m2, [u]int4, [u]int8 or [u]int16, the integers with :asym, :per-sample,
+    /// :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE. Without NAME: float fields.
+    #[arg(long, value_name = "SPEC")]
+    quantize: Vec<String>,
+    /// byte_shuffle, bit_shuffle, delta, several with commas, or none.
+    #[arg(long, value_name = "LIST")]
+    filter: Vec<String>,
+    /// none, snappy (the default), deflate, gzip, lz4 or zstd, with a level as in zstd:3.
+    #[arg(long, value_name = "SPEC")]
+    codec: Vec<String>,
+    /// What a quantizer does with NaN, infinities and overflow: error (the default), saturate or patch.
+    #[arg(long, value_name = "POLICY")]
+    non_finite: Vec<String>,
+}
+
+/// Values of one option.
+#[derive(Clone, Debug)]
+struct Choice<T> {
+    all: Option<T>,
+    fields: Vec<(String, T)>,
+}
+
+impl<T> Choice<T> {
+    fn parse(
+        option: &str,
+        texts: &[String],
+        parse: impl Fn(&str) -> Result<T, Failure>,
+    ) -> Result<Self, Failure> {
+        let mut out = Self {
+            all: None,
+            fields: Vec::new(),
+        };
+        for text in texts {
+            // In `int4:per-group=32` the sign belongs to the value.
+            let named = text
+                .split_once('=')
+                .filter(|(name, _)| !name.is_empty() && !name.contains([':', ',']));
+            let twice = match named {
+                Some((name, value)) => {
+                    let before = out.of(name).is_some();
+                    out.fields.push((name.to_owned(), parse(value)?));
+                    before
+                }
+                None => out.all.replace(parse(text)?).is_some(),
+            };
+            if twice {
+                return Err(Failure::usage(format!(
+                    "--{option} {text} is the second value for the same fields"
+                )));
+            }
+        }
+        Ok(out)
+    }
+
+    /// The field's own value.
+    fn of(&self, field: &str) -> Option<&T> {
+        self.fields
+            .iter()
+            .find(|(name, _)| name == field)
+            .map(|(_, value)| value)
+    }
+
+    /// The field's own value, or that for all.
+    fn get(&self, field: &str) -> Option<&T> {
+        self.of(field).or(self.all.as_ref())
+    }
+}
+
+/// A quantizer as it was asked for.
+#[derive(Clone, Debug)]
+struct Quantize {
+    spec: QuantSpec,
+    /// The specification itself says what is done with non-finite elements.
+    has_policy: bool,
+}
+
+/// The options, read.
+#[derive(Clone, Debug)]
+pub(crate) struct Encodings {
+    preset: Choice<Preset>,
+    quantize: Choice<Quantize>,
+    filter: Choice<Vec<FilterId>>,
+    codec: Choice<CodecSpec>,
+    non_finite: Choice<NonFinite>,
+}
+
+impl EncodingArgs {
+    /// True if nothing was asked for.
+    pub(crate) fn is_empty(&self) -> bool {
+        [
+            &self.preset,
+            &self.quantize,
+            &self.filter,
+            &self.codec,
+            &self.non_finite,
+        ]
+        .into_iter()
+        .all(Vec::is_empty)
+    }
+
+    /// Reads the options.
+    pub(crate) fn parse(&self) -> Result<Encodings, Failure> {
+        Ok(Encodings {
+            preset: Choice::parse("preset", &self.preset, |text| Ok(Preset::parse(text)?))?,
+            quantize: Choice::parse("quantize", &self.quantize, |text| {
+                Ok(Quantize {
+                    spec: QuantSpec::parse(text)?,
+                    has_policy: text
+                        .split(':')
+                        .any(|part| matches!(part, "saturate" | "patch")),
+                })
+            })?,
+            filter: Choice::parse("filter", &self.filter, parse_filters)?,
+            codec: Choice::parse("codec", &self.codec, |text| Ok(CodecSpec::parse(text)?))?,
+            non_finite: Choice::parse("non-finite", &self.non_finite, parse_policy)?,
+        })
+    }
+}
+
+fn parse_filters(text: &str) -> Result<Vec<FilterId>, Failure> {
+    if text == "none" {
+        return Ok(Vec::new());
+    }
+    // The element size follows from the stored elements; any will do to read the name.
+    text.split(',')
+        .map(
+            |name| match FilterSpec::parse(&format!("{}:1", name.trim())) {
+                Ok(spec) => Ok(spec.id()),
+                Err(error) => Err(Failure::usage(format!("{error}, or none"))),
+            },
+        )
+        .collect()
+}
+
+fn parse_policy(text: &str) -> Result<NonFinite, Failure> {
+    match text {
+        "error" => Ok(NonFinite::Error),
+        "saturate" => Ok(NonFinite::Saturate),
+        "patch" => Ok(NonFinite::Patch),
+        _ => Err(Failure::usage(format!(
+            "{text:?} is no policy for non-finite elements; they are error, saturate and patch"
+        ))),
+    }
+}
+
+/// A field without its encoding.
+#[derive(Clone, Debug)]
+pub(crate) struct PlainField {
+    pub(crate) spec: FieldSpec,
+    pub(crate) is_text: bool,
+    /// Samples are single elements.
+    pub(crate) is_scalar: bool,
+}
+
+impl PlainField {
+    /// A float that quantizers for all fields apply to.
+    fn is_float(&self) -> bool {
+        !self.is_text
+            && matches!(
+                self.spec.dtype(),
+                Some(DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+            )
+    }
+}
+
+impl Encodings {
+    /// Gives every field its encoding.
+    pub(crate) fn apply(&self, fields: Vec<PlainField>) -> Result<Vec<FieldSpec>, Failure> {
+        self.check_names(&fields)?;
+        let floats = fields.iter().filter(|field| field.is_float());
+        let (scalars, arrays): (Vec<_>, Vec<_>) = floats.partition(|field| field.is_scalar);
+        if self.quantize.all.is_some() && scalars.is_empty() && arrays.is_empty() {
+            return Err(Failure::usage(
+                "--quantize without a field name is for float fields, and there are none; write --quantize NAME=SPEC",
+            ));
+        }
+        // Labels and other scalars are spared as long as there is something else to quantize.
+        let quantize_scalars = arrays.is_empty();
+        fields
+            .into_iter()
+            .map(|field| self.apply_to(field, quantize_scalars))
+            .collect()
+    }
+
+    fn apply_to(&self, field: PlainField, quantize_scalars: bool) -> Result<FieldSpec, Failure> {
+        let name = field.spec.name().to_owned();
+        let for_all = field.is_float() && (quantize_scalars || !field.is_scalar);
+        let PlainField {
+            mut spec, is_text, ..
+        } = field;
+        let policy = self.non_finite.get(&name).copied();
+        // A preset of its own counts before a quantizer for all fields.
+        let own_preset = self.preset.of(&name).is_some();
+        let quantize = self.quantize.of(&name).or_else(|| {
+            self.quantize
+                .all
+                .as_ref()
+                .filter(|_| for_all && !own_preset)
+        });
+        if let Some(quantize) = quantize {
+            let mut quant = quantize.spec.clone();
+            let identity = quant.to_string() == QuantSpec::identity().to_string();
+            if let Some(policy) = policy
+                && !quantize.has_policy
+                && !identity
+            {
+                quant = quant.non_finite(policy);
+            }
+            spec = spec.quantize(quant);
+        } else if let Some(preset) = self.preset.get(&name) {
+            spec = preset.apply(spec, policy.unwrap_or_default());
+        }
+        if let Some(codec) = self.codec.get(&name) {
+            spec = spec.codec(*codec);
+        }
+        if let Some(own) = self.filter.of(&name) {
+            spec = spec.filters(own);
+        } else if let Some(all) = &self.filter.all
+            && !is_text
+        {
+            // As by default: bytes are not shuffled where an element is one.
+            let bits = match spec.dtype() {
+                Some(dtype) => spec.quant_params()?.stored_bits(dtype),
+                None => 8,
+            };
+            let fits = |id: &&FilterId| bits > 8 || **id != FilterId::BYTE_SHUFFLE;
+            spec = spec.filters(all.iter().filter(fits).copied().collect::<Vec<_>>());
+        }
+        Ok(spec)
+    }
+
+    fn check_names(&self, fields: &[PlainField]) -> Result<(), Failure> {
+        fn names<T>(choice: &Choice<T>) -> impl Iterator<Item = &str> {
+            choice.fields.iter().map(|(name, _)| name.as_str())
+        }
+        let known: Vec<&str> = fields.iter().map(|field| field.spec.name()).collect();
+        let unknown = names(&self.preset)
+            .chain(names(&self.quantize))
+            .chain(names(&self.filter))
+            .chain(names(&self.codec))
+            .chain(names(&self.non_finite))
+            .find(|name| !known.contains(name));
+        match unknown {
+            None => Ok(()),
+            Some(name) => Err(Failure::usage(format!(
+                "there is no field {name:?} to set an encoding of; the fields are {}",
+                known.join(", ")
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Vec<PlainField> {
+        let plain = |spec, is_text, is_scalar| PlainField {
+            spec,
+            is_text,
+            is_scalar,
+        };
+        vec![
+            plain(FieldSpec::new("latent", DType::F32, [4, 8]), false, false),
+            plain(FieldSpec::new("mel", DType::F32, [80]), false, false),
+            plain(FieldSpec::new("score", DType::F32, []), false, true),
+            plain(FieldSpec::new("label", DType::I64, []), false, true),
+            plain(FieldSpec::key("key"), true, false),
+        ]
+    }
+
+    fn quantizers(args: &EncodingArgs) -> Result<Vec<String>, Failure> {
+        let specs = args.parse()?.apply(fields())?;
+        Ok(specs.iter().map(|spec| spec.quant().to_string()).collect())
+    }
+
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|&text| text.to_owned()).collect()
+    }
+
+    #[test]
+    fn field_counts_before_all_fields_and_that_before_the_preset() {
+        let args = EncodingArgs {
+            preset: texts(&["int8", "mel=bf16"]),
+            quantize: texts(&["int4:per-group=4"]),
+            ..EncodingArgs::default()
+        };
+        let expected = [
+            "int4:per-group=4",
+            "bf16",
+            "identity",
+            "identity",
+            "identity",
+        ];
+        assert_eq!(quantizers(&args).unwrap(), expected);
+        let args = EncodingArgs {
+            preset: texts(&["int8"]),
+            quantize: texts(&["mel=int16", "score=int16:per-tensor"]),
+            non_finite: texts(&["patch", "mel=saturate"]),
+            ..EncodingArgs::default()
+        };
+        let expected = [
+            "int8:patch",
+            "int16:saturate",
+            "int16:per-tensor:patch",
+            "identity",
+            "identity",
+        ];
+        assert_eq!(quantizers(&args).unwrap(), expected);
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for (preset, quantize, filter) in [
+            ("nope", "int8", "none"),
+            ("int8", "int9", "none"),
+            ("int8", "int8", "zip"),
+            ("nobody=int8", "int8", "none"),
+        ] {
+            let args = EncodingArgs {
+                preset: texts(&[preset]),
+                quantize: texts(&[quantize]),
+                filter: texts(&[filter]),
+                ..EncodingArgs::default()
+            };
+            assert_eq!(quantizers(&args).unwrap_err().exit_code(), 2);
+        }
+        let twice = EncodingArgs {
+            codec: texts(&["zstd", "lz4"]),
+            ..EncodingArgs::default()
+        };
+        assert!(twice.parse().is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! The `tensorshard` command: progress on stderr, results on stdout, exit codes 0 ok, 1 damaged, 2 usage, 3 I/O,
+//! 4 unsupported.
+
+mod bench;
+mod cat;
+mod convert;
+mod demo;
+mod encodings;
+mod export;
+mod failure;
+mod inputs;
+mod inspect;
+mod memory;
+mod merge;
+mod progress;
+mod range;
+mod size;
+mod table;
+mod values;
+mod verify;
+
+use std::io::{self, Write};
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use failure::Failure;
+
+/// Compressed tensor shards: convert, check, read back, and feed to a training loop.
+///
+/// Exit codes: 0 ok, 1 damaged, 2 usage, 3 I/O, 4 unsupported.
+#[derive(Debug, Parser)]
+#[command(name = "tensorshard", version, max_term_width = 100)]
+struct Cli {
+    /// No progress on stderr.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Convert(convert::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Export(export::Args),
+    Cat(cat::Args),
+    Merge(merge::Args),
+    Bench(bench::Args),
+    Demo(demo::Args),
+}
+
+fn main() -> ExitCode {
+    // A panic is a bug; it gets its one line below, from the thread that ends the program.
+    std::panic::set_hook(Box::new(|_| ()));
+    let result = catch_unwind(run).unwrap_or_else(|payload| {
+        let message = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or_else(|| payload.downcast_ref::<&str>().copied())
+            .unwrap_or("unknown");
+        Err(Failure::Bug(message.to_owned()))
+    });
+    let Err(failure) = result else {
+        return ExitCode::SUCCESS;
+    };
+    if let Some(message) = failure.message() {
+        // Nothing is left to do if stderr is closed.
+        writeln!(io::stderr(), "error: {message}").ok();
+    }
+    ExitCode::from(failure.exit_code())
+}
+
+fn run() -> Result<(), Failure> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return Err(usage(&error)),
+        // `--help` and `--version`.
+        Err(error) => return Ok(error.print()?),
+    };
+    let quiet = cli.quiet;
+    match cli.verb {
+        Verb::Convert(args) => convert::run(args, quiet),
+        Verb::Inspect(args) => inspect::run(&args),
+        Verb::Verify(args) => verify::run(&args, quiet),
+        Verb::Export(args) => export::run(&args, quiet),
+        Verb::Cat(args) => cat::run(&args),
+        Verb::Merge(args) => merge::run(&args),
+        Verb::Bench(args) => bench::run(&args, quiet),
+        Verb::Demo(args) => demo::run(&args, quiet),
+    }
+}
+
+/// What clap found wrong, in one line.
+fn usage(error: &clap::Error) -> Failure {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let verbs: Vec<String> = Cli::command()
+            .get_subcommands()
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        return Failure::usage(format!(
+            "say what to do: {}; `tensorshard --help` tells more",
+            verbs.join(", ")
+        ));
+    }
+    let text = error.render().to_string();
+    let lines = text
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    let message = words.join(" ");
+    let message = message.strip_prefix("error: ").unwrap_or(&message);
+    Failure::usage(format!("{message}; `--help` shows what there is"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

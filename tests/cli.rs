@@ -1,0 +1,1 @@
+//! The `tensorshard` command, run as a program.
