@@ -111,7 +111,7 @@ fn library() -> Vec<Source> {
     sources
 }
 
-/// `text` without comments, without what is in literals, and up to `#[cfg(test)] mod tests {`.
+/// `text` without comments, literals and unit tests.
 fn code_of(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut code = Vec::new();
@@ -140,15 +140,32 @@ fn code_of(text: &str) -> String {
         }
     }
     let mut code = String::from_utf8(code).unwrap();
-    // Unit tests are the last item of a file; they may use everything.
-    for (at, attribute) in code.clone().match_indices("#[cfg(test)]") {
-        let item = code[at + attribute.len()..].trim_start();
-        if item.starts_with("mod ") && item.find(['{', ';']) == item.find('{') {
-            code.truncate(at);
-            break;
-        }
+    while let Some((start, end)) = unit_tests(&code) {
+        code.replace_range(start..end, "");
     }
     code
+}
+
+/// Where a `#[cfg(test)] mod tests { .. }` is; unit tests may use everything.
+fn unit_tests(code: &str) -> Option<(usize, usize)> {
+    for (start, attribute) in code.match_indices("#[cfg(test)]") {
+        let body = start + attribute.len();
+        let item = &code[body..];
+        let is_module = item.trim_start().starts_with("mod ");
+        if !is_module || item.find(['{', ';']) != item.find('{') {
+            continue;
+        }
+        let mut depth = 0;
+        for (at, c) in item.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 1 => return Some((start, body + at + 1)),
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    None
 }
 
 fn block_comment(text: &[u8]) -> usize {
@@ -354,6 +371,6 @@ fn trees_are_written_out() {
     let code = "use crate::{a::{self, b::C as D}, e};\nfn f() { crate :: g::h::<u8>(); pub(crate) const X: u8 = 0; }";
     let paths = crate_paths(&code_of(code));
     assert_eq!(paths, ["a::self", "a::b::C", "e", "g::h"]);
-    let code = "// crate::a\n/* crate::b */ \"crate::c \\\" \" r#\"crate::d\"# '\"' &'a crate::e '\\'' \n#[cfg(test)]\nmod tests { crate::f }";
-    assert_eq!(crate_paths(&code_of(code)), ["e"]);
+    let code = "// crate::a\n/* crate::b */ \"crate::c \\\" \" r#\"crate::d\"# '\"' &'a crate::e '\\'' \n#[cfg(test)]\nmod tests { fn f() { crate::f } }\ncrate::g";
+    assert_eq!(crate_paths(&code_of(code)), ["e", "g"]);
 }
