@@ -1,0 +1,179 @@
+//! What the fuzz targets share.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fs;
+use std::path::PathBuf;
+
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use tensorshard::{
+    CodecSpec, DType, Dataset, FieldSpec, QuantSpec, ShardWriter, TensorView, to_le_bytes,
+};
+
+/// Inputs have at most 64 KiB; no honest reaction to one needs more than this at once.
+const MAX_ALLOCATION: usize = 256 << 20;
+
+/// Aborts, so that the fuzzer keeps the input, when the library believes a length that is not there.
+struct Watched;
+
+#[global_allocator]
+static ALLOCATOR: Watched = Watched;
+
+fn watch(size: usize) {
+    if size > MAX_ALLOCATION {
+        eprintln!("allocation of {size} bytes");
+        std::process::abort();
+    }
+}
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Watched {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        watch(layout.size());
+        // SAFETY: as the caller's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        watch(layout.size());
+        // SAFETY: as the caller's.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        watch(new_size);
+        // SAFETY: as the caller's.
+        unsafe { System.realloc(ptr, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: as the caller's.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+/// A scratch folder of this process. `.ci/fuzz` removes it: the fuzzer's exit runs no destructors.
+pub fn scratch() -> PathBuf {
+    tempfile::tempdir().expect("a temporary folder").keep()
+}
+
+/// Reads what there is to read. All errors are fine.
+pub fn exercise(dataset: &Dataset) {
+    let _ = format!("{:?}", dataset.schema());
+    let _ = dataset.inspect();
+    let _ = dataset.verify(&|_| ());
+    let Some(last) = dataset.len().checked_sub(1) else {
+        return;
+    };
+    let _ = dataset.get(0);
+    let _ = dataset.get(last);
+    let _ = dataset.get_many(&[last, 0, last / 2, last]);
+}
+
+/// Applies the edits that the rest of the input lists: bytes and integers set, bits flipped, cuts.
+pub fn edit(bytes: &mut Vec<u8>, input: &mut Unstructured<'_>) -> Result<()> {
+    while !input.is_empty() && !bytes.is_empty() {
+        let operation = input.arbitrary::<u8>()?;
+        let at = usize::from(input.arbitrary::<u16>()?) % bytes.len();
+        match operation % 6 {
+            0 => bytes[at] = input.arbitrary()?,
+            1 => bytes[at] ^= 1 << (input.arbitrary::<u8>()? % 8),
+            2 => put(bytes, at, &input.arbitrary::<u32>()?.to_le_bytes()),
+            3 => put(bytes, at, &input.arbitrary::<u64>()?.to_le_bytes()),
+            4 => {
+                let len = bytes.len() as u64;
+                put(bytes, at, &len.to_le_bytes());
+            }
+            _ => bytes.truncate(at),
+        }
+    }
+    Ok(())
+}
+
+fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
+    for (to, from) in bytes[at..].iter_mut().zip(value) {
+        *to = *from;
+    }
+}
+
+const CODECS: [&str; 6] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd"];
+const QUANTIZERS: [&str; 6] = [
+    "identity",
+    "f16",
+    "f8e5m2:saturate",
+    "uint8:asym:per-sample",
+    "uint4:asym:per-group=5:scale=bf16",
+    "int8:patch",
+];
+
+/// Small valid shards: every codec with every quantizer, and ragged fields.
+pub fn valid_shards() -> Vec<Vec<u8>> {
+    let folder = scratch();
+    let mut shards = Vec::new();
+    for codec in CODECS {
+        for quantizer in QUANTIZERS {
+            let path = folder.join(format!("{}", shards.len()));
+            write_dataset(&path, codec, quantizer, u64::MAX);
+            let shard = fs::read_dir(&path)
+                .expect("the dataset")
+                .map(|entry| entry.expect("an entry").path())
+                .find(|path| path.extension().is_some_and(|e| e == "tshard"))
+                .expect("a shard");
+            shards.push(fs::read(shard).expect("the shard"));
+        }
+    }
+    let _ = fs::remove_dir_all(folder);
+    shards
+}
+
+/// Seven samples of fixed, quantized and ragged fields.
+pub fn write_dataset(path: &std::path::Path, codec: &str, quantizer: &str, max_shard_len: u64) {
+    try_write_dataset(path, codec, quantizer, max_shard_len).expect("a valid dataset");
+}
+
+fn try_write_dataset(
+    path: &std::path::Path,
+    codec: &str,
+    quantizer: &str,
+    max_shard_len: u64,
+) -> tensorshard::Result<()> {
+    let codec = CodecSpec::parse(codec)?;
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::new("a", DType::U16, [10]).codec(codec))
+        .field(
+            FieldSpec::new("b", DType::F32, [3, 8])
+                .codec(codec)
+                .quantize(QuantSpec::parse(quantizer)?),
+        )
+        .field(FieldSpec::string("c").codec(codec))
+        .field(FieldSpec::ragged("d", DType::I32, [None, Some(2)]).codec(codec))
+        .field(FieldSpec::any("e").codec(codec))
+        .samples_per_chunk(3)
+        .num_workers(1)
+        .shard_ids_from(1)
+        .max_shard_len(max_shard_len)
+        .create(path)?;
+    for i in 0..7u16 {
+        let a: Vec<u16> = (0..10).map(|j| (i + j) / 8).collect();
+        let mut b: Vec<f32> = (0..24u16).map(|j| f32::from(i * 5 + j / 4)).collect();
+        if quantizer.ends_with("patch") {
+            b[usize::from(i)] = f32::NAN;
+        }
+        let c = "word ".repeat(usize::from(i));
+        let d: Vec<i32> = (0..i32::from(i % 4) * 2).collect();
+        let e = [i as u8; 4];
+        let e_dtype = if i % 2 == 0 { DType::F32 } else { DType::I16 };
+        let e_shape: &[usize] = if i % 2 == 0 { &[] } else { &[2, 1] };
+        writer.append(&[
+            ("a", TensorView::new(DType::U16, &[10], &to_le_bytes(&a))?),
+            ("b", TensorView::new(DType::F32, &[3, 8], &to_le_bytes(&b))?),
+            ("c", TensorView::new(DType::U8, &[c.len()], c.as_bytes())?),
+            (
+                "d",
+                TensorView::new(DType::I32, &[d.len() / 2, 2], &to_le_bytes(&d))?,
+            ),
+            ("e", TensorView::new(e_dtype, e_shape, &e)?),
+        ])?;
+    }
+    writer.finish()?;
+    Ok(())
+}
