@@ -36,8 +36,8 @@ const BLOCK_SAMPLES: u64 = 1 << 16;
     override_usage = "tensorshard convert [OPTIONS] [IN]... OUT"
 )]
 pub(crate) struct Args {
-    /// Inputs, and last the folder of the dataset.
-    #[arg(required = true, value_name = "IN... OUT")]
+    /// IN... OUT: inputs, and last the folder of the dataset.
+    #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// One .npy file as the field NAME; repeat it for aligned arrays.
     #[arg(long = "field", value_name = "NAME=PATH", value_parser = inputs::parse_named)]
@@ -45,8 +45,6 @@ pub(crate) struct Args {
     /// What arrays without a NumPy dtype (|V1, <V2, as ml_dtypes saves them) hold: bf16, f8e4m3fn or f8e5m2.
     #[arg(long, value_name = "DTYPE", value_parser = parse_void)]
     dtype_of_void: Option<DType>,
-    #[command(flatten)]
-    encodings: EncodingArgs,
     /// Start a new shard after this many bytes.
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = size::parse, help_heading = "Output")]
     max_shard_size: u64,
@@ -71,6 +69,8 @@ pub(crate) struct Args {
     /// The summary as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    encodings: EncodingArgs,
 }
 
 fn parse_void(text: &str) -> Result<DType, String> {
