@@ -89,6 +89,11 @@ impl Codec for Deflate {
         6
     }
 
+    fn max_expansion(&self) -> u64 {
+        // A match of 258 bytes takes two bits at least.
+        1032
+    }
+
     fn encode(&self, level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         deflate("deflate", level, src, dst)
     }

@@ -46,6 +46,11 @@ impl Codec for Gzip {
         6
     }
 
+    fn max_expansion(&self) -> u64 {
+        // As DEFLATE.
+        1032
+    }
+
     fn encode(&self, level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         let len = u32::try_from(src.len()).map_err(|e| encoder_failed("gzip", src.len(), e))?;
         dst.extend_from_slice(&HEADER);

@@ -16,6 +16,11 @@ impl Codec for Lz4 {
         "lz4"
     }
 
+    fn max_expansion(&self) -> u64 {
+        // A length byte stands for 255 bytes.
+        255
+    }
+
     fn encode(&self, _level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         let start = dst.len();
         dst.resize(start + block::get_maximum_output_size(src.len()), 0);

@@ -66,6 +66,10 @@ pub(crate) trait Codec: Sync {
         0
     }
 
+    /// The most bytes that one encoded byte can decode to: a piece that claims more is refused before any memory is
+    /// set aside for it.
+    fn max_expansion(&self) -> u64;
+
     /// Appends the encoding of `src` to `dst`. May append more bytes than `src` has: the caller then stores the piece.
     ///
     /// # Errors

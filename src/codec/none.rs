@@ -14,6 +14,11 @@ impl Codec for None {
         "none"
     }
 
+    fn max_expansion(&self) -> u64 {
+        // Stored pieces are as long as they decode to.
+        1
+    }
+
     fn encode(&self, _level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         dst.extend_from_slice(src);
         Ok(())

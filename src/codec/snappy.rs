@@ -21,6 +21,11 @@ impl Codec for Snappy {
         "snappy"
     }
 
+    fn max_expansion(&self) -> u64 {
+        // A copy of 64 bytes takes 3; rounded up.
+        64
+    }
+
     fn encode(&self, _level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         let start = dst.len();
         dst.resize(start + snap::raw::max_compress_len(src.len()), 0);

@@ -104,6 +104,11 @@ impl Codec for Zstd {
         3
     }
 
+    fn max_expansion(&self) -> u64 {
+        // An RLE block of 128 KiB takes 4 bytes.
+        65536
+    }
+
     fn encode(&self, level: u8, src: &[u8], dst: &mut Vec<u8>) -> Result<()> {
         ENCODER.with_borrow_mut(|slot| {
             let failed = |code| encoder_failed("zstd", src.len(), zstd_safe::get_error_name(code));

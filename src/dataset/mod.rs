@@ -626,3 +626,74 @@ impl Sample {
 pub(crate) fn elements(shape: &[usize]) -> usize {
     num_elements(shape).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::DType;
+    use crate::loader::{Loader, Shuffle};
+
+    /// A manifest of shards that need not exist.
+    fn synthetic(path: &Path, shards: u64, num_samples: u64, samples_per_chunk: u32) -> Result<()> {
+        let field = FieldSpec::new("x", DType::F32, [384]).resolve()?;
+        let schema = Schema::new(vec![field])?.encode()?;
+        let records: Vec<ShardRecord> = (0..shards)
+            .map(|i| ShardRecord {
+                shard_id: ShardId(
+                    u128::from(i)
+                        .wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+                        .to_le_bytes(),
+                ),
+                first_sample: 0,
+                num_samples,
+                samples_per_chunk,
+                footer_crc: 0,
+                file_len: 1 << 28,
+            })
+            .collect();
+        std::fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
+        storage::publish(
+            &path.join(MANIFEST_NAME),
+            &Manifest::encode(&schema, &[], &records, false)?,
+        )
+    }
+
+    #[test]
+    fn ten_billion_samples_in_a_hundred_thousand_shards_open() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        synthetic(dir.path(), 100_000, 100_000, 682)?;
+        let dataset = Dataset::open(dir.path())?;
+        assert_eq!(
+            (dataset.len(), dataset.num_shards()),
+            (10_000_000_000, 100_000)
+        );
+        assert_eq!(dataset.manifest().shard_of(0)?, 0);
+        assert_eq!(dataset.manifest().shard_of(4_999_999_999)?, 49_999);
+        assert_eq!(dataset.manifest().shard_of(9_999_999_999)?, 99_999);
+        // The shards are not there: that is found when one is touched, not before.
+        assert!(dataset.get(5_000_000_000).unwrap_err().is_io());
+        for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
+            let loader = Loader::builder().shuffle(shuffle).open_dataset(&dataset)?;
+            assert_eq!(loader.num_batches(64), 156_250_000);
+            assert!(
+                loader
+                    .batches(64)
+                    .next()
+                    .is_some_and(|batch| batch.is_err_and(|e| e.is_io()))
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_shard_listed_twice_is_corrupt() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        synthetic(dir.path(), 2, 10, 5)?;
+        let manifest = Dataset::open(dir.path())?;
+        let mut records = manifest.shard_records()?;
+        records[1] = records[0];
+        let bytes = Manifest::encode(&manifest.manifest().schema_bytes, &[], &records, false)?;
+        assert!(Manifest::parse(bytes.into()).unwrap_err().is_corrupt());
+        Ok(())
+    }
+}

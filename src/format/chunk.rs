@@ -1,6 +1,7 @@
 //! The chunk header: stream table, stats and piece table (format-spec 10).
 
 use crate::checksum::{Context, checksum};
+use crate::codec;
 use crate::error::{Error, Result};
 use crate::quant::ErrorSums;
 use crate::tensor::num_elements;
@@ -313,6 +314,9 @@ impl ChunkHeader {
             stream.stored_len = pieces.iter().map(|piece| u64::from(piece.stored_len)).sum();
             stream.raw_len = pieces.iter().map(|piece| u64::from(piece.raw_len)).sum();
             expect_limit("bytes of a stream", limits::STREAM_RAW, stream.raw_len)?;
+            if let Ok(codec) = codec::by_id(stream.codec) {
+                check_expansion(codec.max_expansion(), pieces)?;
+            }
             stream.padding_from = end;
             stream.offset = stream_offset(end, stream.stored_len);
             end = stream.offset.saturating_add(stream.stored_len);
@@ -355,6 +359,15 @@ impl ChunkHeader {
                     let codec = found.map_or(0, |stream| stream.codec);
                     expect_eq("codec of a plane", field.codec().id().get(), codec)
                         .map_err(|e| e.in_field(field.name()))?;
+                    if let Some(sample) = field.fixed_stored_bytes() {
+                        let bytes = sample.saturating_mul(u64::from(self.num_samples));
+                        expect_eq(
+                            "bytes of a plane",
+                            bytes,
+                            found.map_or(0, |stream| stream.raw_len),
+                        )
+                        .map_err(|e| e.in_field(field.name()))?;
+                    }
                 }
             }
             let patched = streams
@@ -408,6 +421,27 @@ impl ChunkHeader {
     pub(crate) fn stream_pieces(&self, stream: &Stream) -> &[Piece] {
         let rest = self.pieces.get(stream.first_piece..).unwrap_or_default();
         rest.get(..stream.num_pieces as usize).unwrap_or_default()
+    }
+}
+
+/// No piece claims more than its codec can make of it.
+fn check_expansion(max_expansion: u64, pieces: &[Piece]) -> Result<()> {
+    let honest = |piece: &&Piece| {
+        let most = u64::from(piece.stored_len)
+            .saturating_mul(max_expansion)
+            .max(u64::from(piece.stored_len));
+        u64::from(piece.raw_len) <= most
+    };
+    match pieces.iter().find(|piece| !honest(piece)) {
+        None => Ok(()),
+        Some(piece) => Err(Error::corrupt(
+            "raw_len of a piece",
+            format_args!(
+                "at most {max_expansion} times its {} stored bytes",
+                piece.stored_len
+            ),
+            piece.raw_len,
+        )),
     }
 }
 

@@ -195,7 +195,20 @@ impl Manifest {
             expect_limit("samples", limits::SAMPLES, shard.num_samples)?;
             next = next.saturating_add(shard.num_samples);
         }
-        expect_eq("num_samples", next, self.num_samples)
+        expect_eq("num_samples", next, self.num_samples)?;
+        let mut ids: Vec<u128> = Vec::new();
+        for shard in self.shards() {
+            ids.push(u128::from_le_bytes(shard?.shard_id.0));
+        }
+        ids.sort_unstable();
+        if ids.windows(2).any(|pair| pair.first() == pair.last()) {
+            return Err(Error::corrupt(
+                "shard_id",
+                "another for every shard",
+                "one twice",
+            ));
+        }
+        Ok(())
     }
 
     pub(crate) fn num_shards(&self) -> u64 {

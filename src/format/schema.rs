@@ -11,6 +11,7 @@ use crate::tensor::num_elements;
 
 use super::forever::{VARIABLE_DIM, VARIABLE_RANK};
 use super::limits;
+use super::pieces::sample_stored_bytes;
 use super::wire::{Cursor, Put, expect_eq, expect_limit, to_u32};
 
 /// Bytes of a field record before its dims.
@@ -125,6 +126,12 @@ impl Field {
         self.dtype
             .or(own)
             .map_or(8, |dtype| self.quant.stored_bits(dtype))
+    }
+
+    /// Stored bytes of a sample, if they are the same for all.
+    pub(crate) fn fixed_stored_bytes(&self) -> Option<u64> {
+        let shape = self.fixed_shape()?;
+        Some(sample_stored_bytes(&shape, self.stored_bits(None)))
     }
 
     /// Static checks, shared by readers and writers. The error says what is wrong; a reader calls it `Corrupt`.

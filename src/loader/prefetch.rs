@@ -242,6 +242,8 @@ impl Worker {
         }
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         let work = || -> Result<()> {
+            #[cfg(test)]
+            tests::maybe_panic(&self.dataset, place);
             let shard = self.dataset.shard(place.shard)?;
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
             let mut slots = TaskSlots {
@@ -295,5 +297,57 @@ impl Slots for TaskSlots {
     fn padded_shape(&self, run: usize) -> Option<&[usize]> {
         let (claim, _) = self.targets[run];
         self.padded[claim as usize].get(self.field)?.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::{DType, FieldSpec, Loader, ShardWriter, Shuffle, TensorView};
+
+    /// Panics in chunk 3 of datasets of this name.
+    const PANICS: &str = "panics-in-chunk-3";
+
+    pub(super) fn maybe_panic(dataset: &Dataset, place: ChunkPlace) {
+        if place.chunk == 3 && dataset.path().ends_with(PANICS) {
+            panic!("the test asked for it");
+        }
+    }
+
+    #[test]
+    fn a_panicking_worker_is_an_error_and_never_an_early_end() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(PANICS);
+        let field = FieldSpec::new("x", DType::U8, [10]);
+        let mut writer = ShardWriter::builder()
+            .field(field)
+            .samples_per_chunk(5)
+            .create(&path)?;
+        for i in 0..60 {
+            writer.append(&[("x", TensorView::new(DType::U8, &[10], &[i; 10])?)])?;
+        }
+        writer.finish()?;
+        for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
+            for num_workers in [1, 3] {
+                let loader = Loader::builder()
+                    .shuffle(shuffle)
+                    .num_workers(num_workers)
+                    .open(&path)?;
+                let results: Vec<_> = loader.batches(5).collect();
+                let (last, before) = results.split_last().unwrap();
+                assert!(before.iter().all(Result::is_ok));
+                let error = last.as_ref().unwrap_err();
+                assert!(
+                    matches!(error.kind(), ErrorKind::WorkerPanicked { .. }),
+                    "{error}"
+                );
+                assert!(error.to_string().contains("the test asked for it"));
+                if shuffle == Shuffle::None {
+                    assert_eq!(before.len(), 3);
+                }
+            }
+        }
+        Ok(())
     }
 }
