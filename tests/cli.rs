@@ -827,3 +827,33 @@ fn demo_tells_what_it_does_and_cleans_up() -> TestResult {
     cli.fails(3, &["demo", "--keep", "kept"])?;
     Ok(())
 }
+
+#[cfg(unix)]
+#[test]
+fn interrupted_convert_leaves_nothing() -> TestResult {
+    let cli = Cli::new()?;
+    // Zeros that take no space on the disk, and seconds to convert.
+    let samples = 2_000_000;
+    let header = emit_header("<f4", &[samples, 1024]);
+    cli.write("zeros.npy", &header)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(cli.path("zeros.npy"))?;
+    file.set_len((header.len() + samples * 4096) as u64)?;
+    let mut command = cli.command(&["convert", "zeros.npy", "out"]);
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    while !cli.path("out").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status()?.success());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8(output.stderr)?;
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(cli.names(".")?, ["zeros.npy"]);
+    Ok(())
+}

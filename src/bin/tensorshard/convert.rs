@@ -14,6 +14,7 @@ use tensorshard::{
 use crate::encodings::{EncodingArgs, PlainField};
 use crate::failure::Failure;
 use crate::inputs::{self, Fields};
+use crate::interrupt;
 use crate::progress::{Progress, Unit};
 use crate::{size, table};
 
@@ -96,6 +97,7 @@ fn parse_metadata(text: &str) -> Result<(String, Value), String> {
 pub(crate) fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let start = Instant::now();
     let encodings = args.encodings.parse()?;
+    interrupt::catch();
     let Some((out, ins)) = args.paths.split_last() else {
         return Err(Failure::usage("name an input and the folder to write"));
     };
@@ -287,6 +289,7 @@ pub(crate) fn calibrate(
             done += samples.data.len() as u64;
             first += count;
             progress.update(done, None);
+            interrupt::check()?;
         }
         *spec = spec.clone().scales(calibrator.finish());
     }
@@ -335,6 +338,7 @@ pub(crate) fn write(
             )?;
         }
         first += count;
+        interrupt::check()?;
         let so_far = writer.progress();
         progress.update(
             done,

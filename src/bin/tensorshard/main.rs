@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod inputs;
 mod inspect;
+mod interrupt;
 mod memory;
 mod merge;
 mod progress;
