@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotOwner;
-use crate::pool::{BufferPool, PooledBuffer};
+use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::RowRun;
 
 use super::Loader;
@@ -29,13 +29,16 @@ pub struct Batches {
     num_batches: u64,
     delivered: u64,
     pool: BufferPool,
+    /// The pool's counters when the iteration began.
+    pool_before: PoolStats,
     stats: LoaderStats,
 }
 
 #[derive(Debug)]
 struct Options {
     num_workers: usize,
-    prefetch: u64,
+    /// Batches that may be planned ahead of the consumer: what was asked for, and at least a round of the order.
+    ahead: u64,
     memory_budget: u64,
     /// Bytes that one more round can take, where samples have one size.
     round_bytes: u64,
@@ -64,7 +67,7 @@ pub struct LoaderStats {
     pub pool_hits: u64,
     /// Buffers that were allocated.
     pub pool_misses: u64,
-    /// The most bytes that batches took at any time, those held by the consumer included.
+    /// The most bytes that batches of this loader took at any time, those held by the consumer included.
     pub peak_batch_bytes: u64,
 }
 
@@ -113,7 +116,7 @@ impl Batches {
             layouts: Arc::clone(&loader.layouts),
             options: Options {
                 num_workers: loader.options.num_workers,
-                prefetch: loader.options.prefetch as u64,
+                ahead: loader.options.prefetch as u64,
                 memory_budget: loader.options.memory_budget,
                 round_bytes: 0,
                 ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
@@ -122,7 +125,8 @@ impl Batches {
             failed: None,
             num_batches: 0,
             delivered: 0,
-            pool: BufferPool::new(loader.options.memory_budget),
+            pool: loader.pool.clone(),
+            pool_before: loader.pool.stats(),
             stats: LoaderStats::default(),
         };
         match out.plan(loader, batch_size) {
@@ -142,6 +146,10 @@ impl Batches {
         self.options.round_bytes = round_samples
             .saturating_add(batch_size as u64)
             .saturating_mul(sample_bytes);
+        self.options.ahead = self
+            .options
+            .ahead
+            .max(round_samples.div_ceil(batch_size as u64));
         let planner = Planner::new(
             Arc::clone(&loader.geometry),
             loader.rounds(round_samples)?,
@@ -165,8 +173,8 @@ impl Batches {
     pub fn stats(&self) -> LoaderStats {
         let pool = self.pool.stats();
         let mut stats = self.stats;
-        stats.pool_hits = pool.hits;
-        stats.pool_misses = pool.misses;
+        stats.pool_hits = pool.hits - self.pool_before.hits;
+        stats.pool_misses = pool.misses - self.pool_before.misses;
         stats.peak_batch_bytes = pool.peak;
         if let Some(state) = &self.state {
             state.add_counters(&mut stats);
@@ -310,7 +318,7 @@ impl State {
         // Ragged batches: as large as those that are open.
         let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
         let next_bytes = context.options.round_bytes.max(average);
-        ahead <= context.options.prefetch
+        ahead <= context.options.ahead
             && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
     }
 

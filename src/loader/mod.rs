@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::dataset::{Dataset, FieldLayout, FieldOutput};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::pool::BufferPool;
 use crate::storage::IoMode;
 
 use sampler::{Geometry, Rounds};
@@ -52,6 +53,8 @@ pub struct Loader {
     options: LoaderBuilder,
     layouts: Arc<[FieldLayout]>,
     geometry: Arc<Geometry>,
+    /// Kept from epoch to epoch, so that its memory is warm.
+    pool: BufferPool,
 }
 
 /// Options of a [`Loader`]. Defaults: all fields in the dtypes that the writer was given, no shuffle, seed 0, epoch 0,
@@ -209,11 +212,13 @@ impl LoaderBuilder {
             return Err(Error::invalid("no fields are selected"));
         }
         let geometry = Arc::new(Geometry::new(&dataset)?);
+        let pool = BufferPool::new(self.memory_budget);
         Ok(Loader {
             dataset,
             options: self,
             layouts: layouts.into(),
             geometry,
+            pool,
         })
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Job<'a> {
     runs: &'a [RowRun],
     fixed: Option<Fixed>,
     static_scales: bool,
+    /// Delivered bytes are the stored bytes.
+    plain: bool,
 }
 
 /// What is the same for all samples of a fixed field, computed once for a chunk.
@@ -65,6 +67,13 @@ impl<'a> Job<'a> {
             shape,
         });
         let static_scales = field.has_static_scales();
+        let plain = match form {
+            Form::Values(dtype) => {
+                !field.is_lossy() && (dtype.is_none() || *dtype == field.dtype())
+            }
+            Form::Normalized(_) => false,
+            Form::Codes => field.stored_bits(None) >= 8,
+        };
         Self {
             reader,
             chunk,
@@ -75,6 +84,7 @@ impl<'a> Job<'a> {
             runs,
             fixed,
             static_scales,
+            plain,
         }
     }
 
@@ -179,11 +189,7 @@ impl<'a> Job<'a> {
         let raw_len = span.len as usize;
         let filters = self.field.filters();
         // Fast path: the piece is its values, and all of it goes to one place.
-        if filters.is_empty()
-            && self.is_plain()
-            && self.shapes.is_none()
-            && patches.indices.is_empty()
-        {
+        if filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty() {
             let run = &self.runs[first_run];
             if run.row <= span.first && run.end() >= span.end {
                 let dst = slots.run(first_run, 0);
@@ -245,18 +251,6 @@ impl<'a> Job<'a> {
         Ok(())
     }
 
-    /// True if delivered bytes are the stored bytes.
-    fn is_plain(&self) -> bool {
-        match self.form {
-            Form::Values(dtype) => {
-                self.field.quantizer() == &QuantParams::Identity
-                    && (dtype.is_none() || *dtype == self.field.dtype())
-            }
-            Form::Normalized(_) => false,
-            Form::Codes => self.field.stored_bits(None) >= 8,
-        }
-    }
-
     /// Byte offset of a row's slot in the `len` bytes of a run of a fixed field.
     fn slot_offset(&self, run: &RowRun, row: u32, len: usize) -> usize {
         (len / run.count as usize) * (row - run.row) as usize
@@ -290,12 +284,17 @@ impl<'a> Job<'a> {
         let dst = dst
             .get_mut(start + first * size..start + (first + count) * size)
             .ok_or_else(slot_bug)?;
+        let codes = codes.ok_or_else(slot_bug)?;
+        if self.plain && decoded.patches.indices.is_empty() && codes.len() == dst.len() {
+            dst.copy_from_slice(codes);
+            return Ok(());
+        }
         let block = Block {
             dtype: self.field.dtype().unwrap_or(DType::U8),
             shape: &fixed.shape,
             first,
             count,
-            codes: codes.ok_or_else(slot_bug)?,
+            codes,
             scales: self.scales_from(decoded.scales, fixed.scales * rows.start as usize),
         };
         let global = u64::from(rows.start) * fixed.elements as u64 + first as u64;
