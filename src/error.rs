@@ -263,7 +263,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let location = &self.0.location;
         match &self.0.kind {
-            ErrorKind::Io { op, source } => write!(f, "cannot {op}{location}: {source}"),
+            ErrorKind::Io { op, source } => match (&location.path, location.chunk) {
+                (Some(path), None) => write!(f, "cannot {op} {}: {source}", path.display()),
+                _ => write!(f, "cannot {op}{location}: {source}"),
+            },
+            ErrorKind::Corrupt {
+                what,
+                expected,
+                found,
+            } if what.starts_with("magic ") => write!(
+                f,
+                "wrong {what}{location}: expected {expected}, found {found}; this is no tensorshard file, or it is damaged"
+            ),
             ErrorKind::Corrupt {
                 what,
                 expected,
@@ -336,6 +347,17 @@ mod tests {
         );
         assert!(error.is_corrupt());
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn io_messages_name_the_file_plainly() {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        let error = Error::io("open", "a/b.npy", missing);
+        assert!(
+            error.to_string().starts_with("cannot open a/b.npy: "),
+            "{error}"
+        );
+        assert_eq!(error.exit_code(), 3);
     }
 
     #[test]

@@ -59,3 +59,8 @@ pub use loader::{Batches, Loader, LoaderBuilder, LoaderStats, Shuffle};
 pub use quant::{AffineParams, Calibrator, Granularity, NonFinite, QuantParams, QuantSpec, Scales};
 pub use storage::IoMode;
 pub use tensor::{Element, Tensor, TensorView, to_le_bytes};
+
+/// Compiles and runs the Rust code of README.md.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctest;

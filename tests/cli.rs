@@ -1,1 +1,859 @@
 //! The `tensorshard` command, run as a program.
+
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tensorshard::import::emit_header;
+use tensorshard::to_le_bytes;
+
+type TestResult = Result<(), Box<dyn Error>>;
+
+/// A folder to work in, and the command.
+struct Cli {
+    dir: TempDir,
+}
+
+impl Cli {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            dir: tempfile::tempdir()?,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tensorshard"));
+        command
+            .arg("--quiet")
+            .args(args)
+            .current_dir(self.dir.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> std::io::Result<Output> {
+        self.command(args).output()
+    }
+
+    /// Runs it, demands success and a silent stderr, returns stdout.
+    fn ok(&self, args: &[&str]) -> Result<String, Box<dyn Error>> {
+        let output = self.run(args)?;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        assert_eq!(stderr, "", "{args:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    fn json(&self, args: &[&str]) -> Result<Value, Box<dyn Error>> {
+        Ok(serde_json::from_str(&self.ok(args)?)?)
+    }
+
+    /// Runs it, demands this exit code and one line on stderr, returns the line.
+    fn fails(&self, code: i32, args: &[&str]) -> Result<String, Box<dyn Error>> {
+        let output = self.run(args)?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.starts_with("error: "), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+        Ok(stderr)
+    }
+
+    /// Names of everything in the folder, sorted.
+    fn names(&self, folder: &str) -> std::io::Result<Vec<String>> {
+        let mut names: Vec<String> = fs::read_dir(self.path(folder))?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<_>>()?;
+        names.sort();
+        Ok(names)
+    }
+
+    fn write(&self, name: &str, array: &[u8]) -> std::io::Result<()> {
+        let path = self.path(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(path, array)
+    }
+
+    fn read(&self, name: &str) -> std::io::Result<Vec<u8>> {
+        fs::read(self.path(name))
+    }
+}
+
+/// The bytes of a `.npy` file.
+fn npy(descr: &str, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let mut out = emit_header(descr, shape);
+    out.extend_from_slice(data);
+    out
+}
+
+/// A wave with some noise.
+fn wave(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f32::from(u16::try_from(state >> 16).unwrap_or(0)) / 65536.0
+    };
+    (0..n)
+        .map(|i| (i as f32 * 0.03).sin() + 0.1 * noise())
+        .collect()
+}
+
+fn f32_npy(shape: &[usize], seed: u32) -> Vec<u8> {
+    npy(
+        "<f4",
+        shape,
+        &to_le_bytes(&wave(shape.iter().product(), seed)),
+    )
+}
+
+fn i64_npy(n: usize) -> Vec<u8> {
+    let labels: Vec<i64> = (0..n).map(|i| i64::try_from(i % 10).unwrap_or(0)).collect();
+    npy("<i8", &[n], &to_le_bytes(&labels))
+}
+
+/// The values of a `.npy` file of f32.
+fn f32_values(file: &[u8]) -> Vec<f32> {
+    let start = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
+    let words = file[start..].chunks_exact(4);
+    words
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+        .collect()
+}
+
+fn field<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value["fields"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|field| field["name"] == name)
+        .unwrap_or(&Value::Null)
+}
+
+#[test]
+fn array_goes_in_and_comes_out_bit_for_bit() -> TestResult {
+    let cli = Cli::new()?;
+    let array = f32_npy(&[300, 4, 8, 8], 1);
+    cli.write("latents.npy", &array)?;
+    let table = cli.ok(&["convert", "latents.npy", "out"])?;
+    assert!(
+        table.contains("identity + byte_shuffle + snappy"),
+        "{table}"
+    );
+    assert!(table.contains("lossless"), "{table}");
+    cli.ok(&["export", "out", "back.npy"])?;
+    assert_eq!(cli.read("back.npy")?, array);
+    // A range takes another way through the reader.
+    cli.ok(&["export", "out", "some.npy", "--range", "10..20"])?;
+    let (all, some) = (f32_values(&array), f32_values(&cli.read("some.npy")?));
+    assert_eq!(some, all[10 * 256..20 * 256]);
+    cli.ok(&[
+        "export", "out", "wide.npy", "--range", "10..20", "--dtype", "f64",
+    ])?;
+    let wide: Vec<f64> = some.iter().map(|&x| f64::from(x)).collect();
+    assert_eq!(
+        cli.read("wide.npy")?,
+        npy("<f8", &[10, 4, 8, 8], &to_le_bytes(&wide))
+    );
+    Ok(())
+}
+
+#[test]
+fn every_preset_reports_its_true_error() -> TestResult {
+    let cli = Cli::new()?;
+    let array = f32_npy(&[40, 4, 64], 2);
+    cli.write("x.npy", &array)?;
+    let source = f32_values(&array);
+    for preset in [
+        "lossless",
+        "f16",
+        "bf16",
+        "int8",
+        "int8-per-channel",
+        "int4-group32",
+        "fp8",
+        "article",
+    ] {
+        let summary = cli.json(&["convert", "x.npy", preset, "--preset", preset, "--json"])?;
+        let back = format!("{preset}.npy");
+        cli.ok(&["export", preset, &back])?;
+        let worst = source
+            .iter()
+            .zip(f32_values(&cli.read(&back)?))
+            .map(|(&a, b)| (f64::from(a) - f64::from(b)).abs())
+            .fold(0.0, f64::max);
+        let x = field(&summary, "x");
+        assert_eq!(x["max_abs_error"].as_f64(), Some(worst), "{preset}");
+        assert_eq!(worst == 0.0, preset == "lossless", "{preset}");
+        assert_eq!(x["lossy"], preset != "lossless");
+        // What was recorded is what was printed.
+        let inspected = cli.json(&["inspect", preset, "--json"])?;
+        assert_eq!(field(&inspected, "x")["max_abs_error"], x["max_abs_error"]);
+        assert_eq!(field(&inspected, "x")["snr_db"], x["snr_db"]);
+        assert_eq!(inspected["stored_bytes"], summary["stored_bytes"]);
+        cli.ok(&["verify", preset])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn fields_have_encodings_of_their_own() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[50, 8, 8], 3))?;
+    cli.write("b.npy", &f32_npy(&[50, 64], 4))?;
+    cli.write("labels.npy", &i64_npy(50))?;
+    let input = [
+        "--field",
+        "a=a.npy",
+        "--field",
+        "b=b.npy",
+        "--field",
+        "label=labels.npy",
+    ];
+    let options = [
+        "convert",
+        "out",
+        "--preset",
+        "int8",
+        "--quantize",
+        "b=int4:per-group=16:asym",
+        "--codec",
+        "zstd:3",
+        "--codec",
+        "label=deflate",
+        "--filter",
+        "label=delta,byte_shuffle",
+        "--metadata",
+        "source={\"model\": \"vae\"}",
+        "--chunk-size",
+        "4KiB",
+        "--max-shard-size",
+        "8KiB",
+    ];
+    cli.ok(&[&options[..], &input[..]].concat())?;
+    let value = cli.json(&["inspect", "out", "--json"])?;
+    let encoding = |name: &str| field(&value, name)["encoding"].clone();
+    assert_eq!(encoding("a"), "int8 + zstd:3");
+    assert_eq!(encoding("b"), "int4:asym:per-group=16 + zstd:3");
+    let label = encoding("label");
+    let label = label.as_str().unwrap_or_default();
+    assert!(
+        label.starts_with("identity + delta + byte_shuffle + deflate"),
+        "{label}"
+    );
+    assert_eq!(value["metadata"]["source"]["model"], "vae");
+    assert!(value["num_shards"].as_u64() > Some(1));
+    assert!(value["num_chunks"].as_u64() > value["num_shards"].as_u64());
+    assert_eq!(value["unfinished"], false);
+    let text = cli.ok(&["inspect", "out"])?;
+    assert!(text.contains("i64 []") && text.contains("vae"), "{text}");
+    // The labels, one member of an archive, and back from it.
+    cli.ok(&["export", "out", "all.npz"])?;
+    cli.ok(&["convert", "all.npz", "again"])?;
+    cli.ok(&["export", "again", "labels2.npy", "--fields", "label"])?;
+    assert_eq!(cli.read("labels2.npy")?, cli.read("labels.npy")?);
+
+    // A quantizer for all fields is for floats; a field's own preset counts before it.
+    let options = [
+        "convert",
+        "out2",
+        "--quantize",
+        "int16",
+        "--preset",
+        "b=bf16",
+    ];
+    cli.ok(&[&options[..], &input[..]].concat())?;
+    let value = cli.json(&["inspect", "out2", "--json"])?;
+    let quantizer = |name: &str| field(&value, name)["quantizer"].clone();
+    assert_eq!(quantizer("a"), "int16");
+    assert_eq!(quantizer("b"), "bf16");
+    assert_eq!(quantizer("label"), "identity");
+    Ok(())
+}
+
+#[test]
+fn static_scales_are_calibrated_in_a_first_pass() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("x.npy", &f32_npy(&[64, 3, 100], 5))?;
+    for spec in [
+        "int8:per-tensor",
+        "uint8:asym:per-channel=0",
+        "int16:per-channel=1",
+    ] {
+        let summary = cli.json(&[
+            "convert",
+            "x.npy",
+            "out",
+            "--quantize",
+            spec,
+            "--overwrite",
+            "--json",
+        ])?;
+        let error = field(&summary, "x")["max_abs_error"]
+            .as_f64()
+            .unwrap_or(1.0);
+        assert!(error > 0.0 && error < 0.006, "{spec}: {error}");
+        // Appended samples take the scales that are there.
+        cli.ok(&["convert", "x.npy", "out", "--append"])?;
+        cli.ok(&["convert", "x.npy", "out", "--append", "--quantize", spec])?;
+        let value = cli.json(&["verify", "out", "--json"])?;
+        assert_eq!(value["intact_samples"], 3 * 64);
+        let message = cli.fails(
+            2,
+            &["convert", "x.npy", "out", "--append", "--quantize", "f16"],
+        )?;
+        assert!(message.contains("fields differ"), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
+fn non_finite_elements_follow_the_policy() -> TestResult {
+    let cli = Cli::new()?;
+    let mut values = wave(640, 6);
+    values[100] = f32::NAN;
+    values[200] = f32::INFINITY;
+    let array = npy("<f4", &[10, 64], &to_le_bytes(&values));
+    cli.write("x.npy", &array)?;
+    let message = cli.fails(2, &["convert", "x.npy", "out", "--preset", "int8"])?;
+    assert!(
+        message.contains("sample 1") && message.contains("patch"),
+        "{message}"
+    );
+    assert!(!cli.path("out").exists());
+    cli.ok(&[
+        "convert",
+        "x.npy",
+        "out",
+        "--preset",
+        "int8",
+        "--non-finite",
+        "patch",
+    ])?;
+    cli.ok(&["export", "out", "back.npy"])?;
+    let back = f32_values(&cli.read("back.npy")?);
+    assert!(back[100].is_nan() && back[200] == f32::INFINITY);
+    Ok(())
+}
+
+#[test]
+fn folder_of_small_files_keeps_keys_and_order() -> TestResult {
+    let cli = Cli::new()?;
+    for i in 0..500u32 {
+        cli.write(&format!("mels/utt-{i:03}.npy"), &f32_npy(&[20], i))?;
+    }
+    cli.write("mels/readme.txt", b"not a sample")?;
+    cli.ok(&["convert", "mels", "out"])?;
+    let value = cli.json(&["inspect", "out", "--json"])?;
+    assert_eq!(value["num_samples"], 500);
+    let line = cli.json(&[
+        "cat", "out", "--range", "123..124", "--json", "--limit", "2",
+    ])?;
+    assert_eq!(line["sample"], 123);
+    assert_eq!(line["fields"]["key"], "utt-123");
+    assert_eq!(line["fields"]["data"]["shape"][0], 20);
+    assert_eq!(
+        line["fields"]["data"]["values"].as_array().map(Vec::len),
+        Some(2)
+    );
+    // Back to a folder: the same files.
+    cli.ok(&["export", "out", "back"])?;
+    assert_eq!(cli.names("back")?.len(), 500);
+    for i in [0, 123, 499] {
+        let name = format!("utt-{i:03}.npy");
+        assert_eq!(
+            cli.read(&format!("back/{name}"))?,
+            cli.read(&format!("mels/{name}"))?
+        );
+    }
+    // A quoted pattern, or the names one by one, are the same samples.
+    cli.ok(&["convert", "mels/utt-0*.npy", "some"])?;
+    assert_eq!(
+        cli.json(&["inspect", "some", "--json"])?["num_samples"],
+        100
+    );
+    cli.ok(&["convert", "mels/utt-001.npy", "mels/utt-000.npy", "two"])?;
+    let text = cli.ok(&["cat", "two"])?;
+    assert!(text.find("utt-001") < text.find("utt-000"), "{text}");
+    assert!(text.contains("f32 [20]"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn ragged_samples_and_text_are_exported_to_folders() -> TestResult {
+    let cli = Cli::new()?;
+    for i in 0..30usize {
+        let seed = u32::try_from(i).unwrap_or(0);
+        cli.write(&format!("mels/{i:02}.npy"), &f32_npy(&[i, 4], seed))?;
+    }
+    cli.ok(&["convert", "mels", "out", "--quantize", "bf16"])?;
+    let value = cli.json(&["inspect", "out", "--json"])?;
+    assert_eq!(field(&value, "data")["shape"], serde_json::json!([null, 4]));
+    let message = cli.fails(2, &["export", "out", "all.npy"])?;
+    assert!(message.contains("folder"), "{message}");
+    cli.fails(2, &["export", "out", "all.npz"])?;
+    cli.ok(&["export", "out", "both", "--fields", "key,data"])?;
+    assert_eq!(cli.read("both/key/07.txt")?, b"07");
+    assert_eq!(f32_values(&cli.read("both/data/07.npy")?).len(), 28);
+    cli.ok(&["export", "out", "some", "--range", "7..9"])?;
+    assert_eq!(cli.names("some")?, ["07.npy", "08.npy"]);
+    assert_eq!(cli.read("some/07.npy")?, cli.read("both/data/07.npy")?);
+    Ok(())
+}
+
+#[test]
+fn existing_datasets_are_kept_replaced_or_appended_to() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[10, 5], 1))?;
+    cli.write("b.npy", &f32_npy(&[20, 5], 2))?;
+    cli.write("c.npy", &f32_npy(&[20, 6], 2))?;
+    let num_samples = || -> Result<Value, Box<dyn Error>> {
+        Ok(cli.json(&["verify", "out", "--json"])?["num_samples"].clone())
+    };
+    cli.ok(&["convert", "a.npy", "out"])?;
+    let message = cli.fails(2, &["convert", "b.npy", "out"])?;
+    assert!(message.contains("overwrite"), "{message}");
+    assert_eq!(num_samples()?, 10);
+    // A lone array takes the name of the only field.
+    cli.ok(&["convert", "b.npy", "out", "--append"])?;
+    assert_eq!(num_samples()?, 30);
+    cli.fails(2, &["convert", "c.npy", "out", "--append"])?;
+    cli.fails(2, &["convert", "--field", "z=a.npy", "out", "--append"])?;
+    cli.fails(2, &["convert", "a.npy", "out", "--append", "--overwrite"])?;
+    cli.fails(3, &["convert", "a.npy", "nothing", "--append"])?;
+    assert_eq!(num_samples()?, 30);
+    // A failure leaves the old dataset as it was.
+    cli.write("bad.npy", &f32_npy(&[10, 5], 1)[..200])?;
+    cli.fails(1, &["convert", "bad.npy", "out", "--overwrite"])?;
+    assert_eq!(num_samples()?, 30);
+    cli.ok(&["convert", "b.npy", "out", "--overwrite"])?;
+    assert_eq!(num_samples()?, 20);
+    assert_eq!(cli.names("out")?.len(), 2, "one shard and the manifest");
+    Ok(())
+}
+
+#[test]
+fn seeded_shard_ids_make_equal_files() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[1000, 50], 1))?;
+    for (out, workers) in [("one", "1"), ("two", "3")] {
+        cli.ok(&[
+            "convert",
+            "a.npy",
+            out,
+            "--shard-ids-from",
+            "7",
+            "--workers",
+            workers,
+            "--chunk-size",
+            "10KiB",
+            "--max-shard-size",
+            "50KiB",
+        ])?;
+    }
+    let names = cli.names("one")?;
+    assert_eq!(names, cli.names("two")?);
+    assert!(names.len() > 3);
+    for name in names {
+        assert_eq!(
+            cli.read(&format!("one/{name}"))?,
+            cli.read(&format!("two/{name}"))?
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn four_processes_write_parts_of_one_dataset() -> TestResult {
+    let cli = Cli::new()?;
+    let mut whole = Vec::new();
+    let mut children = Vec::new();
+    for part in 0..4u32 {
+        let array = f32_npy(&[100 + 10 * usize::try_from(part)?, 30], part);
+        whole.extend(f32_values(&array));
+        cli.write(&format!("in{part}.npy"), &array)?;
+        let args = [
+            "convert".to_owned(),
+            "--field".to_owned(),
+            format!("x=in{part}.npy"),
+            format!("part{part}"),
+        ];
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut command = cli.command(&args);
+        children.push(
+            command
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()?,
+        );
+    }
+    for child in children {
+        let output = child.wait_with_output()?;
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let value = cli.json(&["merge", "part0", "part1", "part2", "part3", "out", "--json"])?;
+    assert_eq!(value["num_samples"], 460);
+    assert_eq!(value["copied_shards"], 0);
+    cli.ok(&["verify", "out"])?;
+    cli.ok(&["export", "out", "back.npy"])?;
+    assert_eq!(f32_values(&cli.read("back.npy")?), whole);
+    cli.fails(2, &["merge", "part0", "part1", "out"])?;
+    cli.fails(2, &["merge", "part0", "part0", "out2"])?;
+    cli.fails(3, &["merge", "part0", "nothing", "out2"])?;
+    assert!(!cli.path("out2").exists());
+    Ok(())
+}
+
+#[test]
+fn hostile_arrays_get_one_line_and_leave_nothing() -> TestResult {
+    let cli = Cli::new()?;
+    let good = f32_npy(&[10, 5], 1);
+    let header = |text: &str| {
+        let mut out = b"\x93NUMPY\x01\x00".to_vec();
+        out.extend(u16::try_from(text.len()).unwrap_or(0).to_le_bytes());
+        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(&[0; 64]);
+        out
+    };
+    let dict = |descr: &str, shape: &str| {
+        header(&format!(
+            "{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}\n"
+        ))
+    };
+    let cases: Vec<(&str, i32, Vec<u8>)> = vec![
+        ("empty", 1, Vec::new()),
+        ("magic", 1, b"not an array at all".to_vec()),
+        ("truncated_header", 1, good[..50].to_vec()),
+        ("truncated_data", 1, good[..good.len() - 1].to_vec()),
+        ("objects", 4, dict("'|O'", "(4,)")),
+        (
+            "structured",
+            4,
+            dict("[('a', '<f4'), ('b', '<i8')]", "(4,)"),
+        ),
+        ("text", 4, dict("'<U5'", "(3,)")),
+        ("lying_shape", 1, dict("'<f4'", "(1000000000000, 1000)")),
+        (
+            "overflowing_shape",
+            1,
+            dict("'<f4'", "(4294967296, 4294967296, 4294967296)"),
+        ),
+        ("negative_shape", 1, dict("'<f4'", "(-1,)")),
+        ("no_axis", 4, dict("'<f4'", "()")),
+        ("no_dict", 1, header("import os; os.system('true')")),
+        ("void", 4, dict("'|V2'", "(4,)")),
+    ];
+    for (name, code, bytes) in &cases {
+        let file = format!("{name}.npy");
+        cli.write(&file, bytes)?;
+        let message = cli.fails(*code, &["convert", &file, "out"])?;
+        assert!(message.contains(&file), "{message}");
+        assert!(!cli.path("out").exists(), "{name}");
+        // One bad file in a folder, after good ones.
+        if *name != "no_axis" {
+            cli.write("mixed/a.npy", &good)?;
+            cli.write("mixed/b.npy", bytes)?;
+            cli.fails(*code, &["convert", "mixed", "out"])?;
+            assert!(!cli.path("out").exists(), "{name}");
+        }
+    }
+    cli.write("bad.npz", b"PK\x03\x04 and then nothing")?;
+    cli.fails(1, &["convert", "bad.npz", "out"])?;
+    cli.write("data.csv", b"1,2,3")?;
+    cli.fails(4, &["convert", "data.csv", "out"])?;
+    cli.fails(3, &["convert", "missing.npy", "out"])?;
+    assert!(!cli.path("out").exists());
+    Ok(())
+}
+
+#[test]
+fn usage_mistakes_exit_with_2() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[10, 5], 1))?;
+    cli.write("b.npy", &f32_npy(&[11, 5], 1))?;
+    cli.write("labels.npy", &i64_npy(10))?;
+    cli.write("z.npz", b"anything")?;
+    for args in [
+        &[][..],
+        &["frobnicate"],
+        &["convert"],
+        &["convert", "out"],
+        &["convert", "a.npy", "labels.npy"],
+        &["convert", "a.npy", "out", "--preset", "int9"],
+        &["convert", "a.npy", "out", "--quantize", "int8:per-nothing"],
+        &["convert", "a.npy", "out", "--quantize", "b=int8"],
+        &["convert", "a.npy", "out", "--codec", "zip"],
+        &["convert", "a.npy", "out", "--codec", "zstd:99"],
+        &[
+            "convert", "a.npy", "out", "--codec", "lz4", "--codec", "zstd",
+        ],
+        &["convert", "a.npy", "out", "--filter", "sort"],
+        &["convert", "a.npy", "out", "--non-finite", "hope"],
+        &["convert", "a.npy", "out", "--max-shard-size", "many"],
+        &[
+            "convert",
+            "a.npy",
+            "out",
+            "--metadata",
+            "key=text without quotes",
+        ],
+        &[
+            "convert",
+            "a.npy",
+            "out",
+            "--quantize",
+            "int8:per-channel=3",
+        ],
+        &["convert", "labels.npy", "out", "--quantize", "int8"],
+        &["convert", "--field", "a=a.npy", "--field", "b=b.npy", "out"],
+        &[
+            "convert",
+            "--field",
+            "a=a.npy",
+            "--field",
+            "a=labels.npy",
+            "out",
+        ],
+        &["convert", "--field", "z=z.npz", "out"],
+        &["convert", "--field", "a/b=a.npy", "out"],
+        &["convert", "a.npy", "z.npz", "out"],
+        &["convert", "nothing*.npy", "out"],
+        &["merge", "out"],
+        &["bench", "out", "--batch-size", "0"],
+        &["cat", "out", "--range", "5..2"],
+    ] {
+        cli.fails(2, args)?;
+        assert!(!cli.path("out").exists(), "{args:?}");
+    }
+    cli.ok(&["convert", "a.npy", "out"])?;
+    for args in [
+        &["cat", "out", "--range", "5..11"][..],
+        &["cat", "out", "--fields", "b"],
+        &["export", "out", "x.npy", "--fields", "b"],
+        &["export", "out", "x.npy", "--range", "0..11"],
+        &["export", "out", "x.npy", "--dtype", "i8"],
+        &["export", "out", "a.npy"],
+        &["export", "out", "out"],
+        &["bench", "out", "--fields", "b"],
+    ] {
+        cli.fails(2, args)?;
+    }
+    assert!(!cli.path("x.npy").exists());
+    assert!(cli.ok(&["--help"])?.contains("convert"));
+    assert!(cli.ok(&["convert", "--help"])?.contains("--preset"));
+    assert!(cli.ok(&["--version"])?.contains("tensorshard"));
+    Ok(())
+}
+
+/// The one shard of a dataset.
+fn shard_of(cli: &Cli, dataset: &str) -> Result<PathBuf, Box<dyn Error>> {
+    let names = cli.names(dataset)?;
+    let shard = names.iter().find(|name| name.ends_with(".tshard"));
+    Ok(cli.path(dataset).join(shard.ok_or("no shard")?))
+}
+
+fn flip(path: &Path, at: usize) -> std::io::Result<()> {
+    let mut bytes = fs::read(path)?;
+    bytes[at] ^= 0x10;
+    fs::write(path, bytes)
+}
+
+#[test]
+fn damage_is_found_and_told_by_the_exit_code() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[1000, 50], 1))?;
+    cli.ok(&["convert", "a.npy", "out", "--chunk-size", "20KiB"])?;
+    let value = cli.json(&["verify", "out", "--json"])?;
+    assert_eq!(value["intact"], true);
+    assert_eq!(value["shards"][0]["intact"], true);
+    let shard = shard_of(&cli, "out")?;
+    // A single shard can be looked at as well.
+    cli.ok(&["verify", &shard.to_string_lossy()])?;
+
+    let original = fs::read(&shard)?;
+    flip(&shard, original.len() / 2)?;
+    let output = cli.run(&["verify", "out"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.contains("damaged") && text.contains("chunk"), "{text}");
+    let output = cli.run(&["verify", "out", "--json"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["intact"], false);
+    assert_eq!(value["damage"].as_array().map(Vec::len), Some(1));
+    assert!(value["intact_samples"].as_u64() > Some(800));
+    // Nothing half-written from a damaged source.
+    cli.fails(1, &["export", "out", "back.npy"])?;
+    cli.fails(1, &["export", "out", "back"])?;
+    cli.fails(1, &["bench", "out"])?;
+    assert_eq!(cli.names(".")?, ["a.npy", "out"]);
+
+    fs::write(&shard, &original[..original.len() - 10])?;
+    assert_eq!(cli.run(&["verify", "out"])?.status.code(), Some(1));
+    fs::remove_file(&shard)?;
+    assert_eq!(cli.run(&["verify", "out"])?.status.code(), Some(3));
+    cli.fails(3, &["verify", "nothing"])?;
+    cli.fails(3, &["inspect", "."])?;
+    cli.write(
+        "other.tshard",
+        b"something else entirely, long enough for a header and more",
+    )?;
+    cli.fails(1, &["verify", "other.tshard"])?;
+    Ok(())
+}
+
+#[test]
+fn bench_prints_its_keys() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[2000, 64], 1))?;
+    cli.ok(&["convert", "a.npy", "out", "--preset", "int8"])?;
+    for more in [
+        &["--shuffle", "none", "--io", "read"][..],
+        &["--shuffle", "windowed", "--io", "mmap", "--workers", "2"],
+        &[
+            "--shuffle",
+            "exact",
+            "--dtype",
+            "bf16",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "100",
+        ],
+    ] {
+        let value = cli.json(&[&["bench", "out", "--json", "--fields", "a"], more].concat())?;
+        for key in [
+            "samples_per_s",
+            "out_gb_per_s",
+            "stored_gb_per_s",
+            "memcpy_gb_per_s",
+            "ratio_to_memcpy",
+            "first_batch_ms",
+        ] {
+            assert!(value[key].as_f64() > Some(0.0), "{key}: {value}");
+        }
+        assert!(value["peak_anon_mb"].as_f64() >= Some(0.0), "{value}");
+        let epochs = value["epochs"].as_u64().unwrap_or(0);
+        assert_eq!(value["samples"].as_u64(), Some(2000 * epochs));
+    }
+    assert!(cli.ok(&["bench", "out"])?.contains("samples/s"));
+    Ok(())
+}
+
+#[test]
+fn no_samples_are_a_dataset_too() -> TestResult {
+    let cli = Cli::new()?;
+    let array = npy("<f4", &[0, 4, 8], &[]);
+    cli.write("a.npy", &array)?;
+    for preset in ["lossless", "int8", "int8-per-channel"] {
+        cli.ok(&["convert", "a.npy", "out", "--preset", preset, "--overwrite"])?;
+        cli.ok(&["verify", "out"])?;
+        cli.ok(&["inspect", "out"])?;
+        assert_eq!(cli.ok(&["cat", "out"])?, "");
+        cli.ok(&["bench", "out"])?;
+        cli.ok(&["export", "out", "back.npy", "--overwrite"])?;
+        assert_eq!(cli.read("back.npy")?, array);
+        fs::remove_dir_all(cli.path("folder")).ok();
+        cli.ok(&["export", "out", "folder"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn arrays_without_a_numpy_dtype_are_named_and_come_back() -> TestResult {
+    let cli = Cli::new()?;
+    let data: Vec<u8> = (0..=255).collect();
+    cli.write("b.npy", &npy("<V2", &[4, 32], &data))?;
+    cli.write("f.npy", &npy("|V1", &[4, 64], &data))?;
+    for (file, dtype) in [
+        ("b.npy", "bf16"),
+        ("f.npy", "f8e4m3fn"),
+        ("f.npy", "f8e5m2"),
+    ] {
+        cli.ok(&[
+            "convert",
+            file,
+            "out",
+            "--dtype-of-void",
+            dtype,
+            "--overwrite",
+        ])?;
+        let text = cli.ok(&["cat", "out", "--range", "1..2"])?;
+        assert!(text.contains(dtype), "{text}");
+        cli.ok(&["cat", "out", "--json"])?;
+        cli.ok(&["export", "out", "back.npy", "--overwrite"])?;
+        assert_eq!(cli.read("back.npy")?, cli.read(file)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn closed_pipe_ends_quietly() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[5000, 16], 1))?;
+    cli.ok(&["convert", "a.npy", "out"])?;
+    let mut command = cli.command(&["cat", "out"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    drop(child.stdout.take());
+    let output = child.wait_with_output()?;
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr)?, "");
+    Ok(())
+}
+
+#[test]
+fn demo_tells_what_it_does_and_cleans_up() -> TestResult {
+    let cli = Cli::new()?;
+    let text = cli.ok(&["demo", "--keep", "kept"])?;
+    for word in ["latent", "int8", "intact", "caption", "samples/s", "ratio"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(text.lines().count() < 40, "{text}");
+    cli.ok(&["verify", "kept/train"])?;
+    cli.fails(3, &["demo", "--keep", "kept"])?;
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn interrupted_convert_leaves_nothing() -> TestResult {
+    let cli = Cli::new()?;
+    // Zeros that take no space on the disk, and seconds to convert.
+    let samples = 2_000_000;
+    let header = emit_header("<f4", &[samples, 1024]);
+    cli.write("zeros.npy", &header)?;
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .open(cli.path("zeros.npy"))?;
+    file.set_len((header.len() + samples * 4096) as u64)?;
+    let mut command = cli.command(&["convert", "zeros.npy", "out"]);
+    let child = command
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    while !cli.path("out").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status()?.success());
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(130));
+    let stderr = String::from_utf8(output.stderr)?;
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(cli.names(".")?, ["zeros.npy"]);
+    Ok(())
+}

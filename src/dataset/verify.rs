@@ -105,7 +105,7 @@ impl Dataset {
         report
     }
 
-    fn verify_shard(&self, ordinal: u64, progress: &dyn Fn(u64)) -> VerifyReport {
+    fn verify_shard(&self, ordinal: u64, progress: &(dyn Fn(u64) + Sync)) -> VerifyReport {
         let mut report = VerifyReport::default();
         let mut check = ShardCheck::default();
         if let Ok(record) = self.shard_record(ordinal) {
@@ -125,7 +125,7 @@ impl Dataset {
         ordinal: u64,
         file_name: &str,
         report: &mut VerifyReport,
-        progress: &dyn Fn(u64),
+        progress: &(dyn Fn(u64) + Sync),
     ) {
         let file_name = file_name.to_owned();
         let shard = match self.shard(ordinal) {
@@ -136,13 +136,43 @@ impl Dataset {
             }
         };
         report.stored_bytes = shard.record().file_len;
-        let mut scratch = Scratch::default();
-        for chunk in 0..shard.num_chunks() {
-            match self.verify_chunk(&shard, chunk, &mut scratch) {
+        // Few shards: their chunks share the cores.
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get) as u64;
+        let threads = cores
+            .div_ceil(self.num_shards().max(1))
+            .min(shard.num_chunks());
+        let next = AtomicU64::new(0);
+        let results = Mutex::new(Vec::new());
+        let work = || {
+            let mut scratch = Scratch::default();
+            loop {
+                let chunk = next.fetch_add(1, Ordering::Relaxed);
+                if chunk >= shard.num_chunks() {
+                    return;
+                }
+                let result = self.verify_chunk(&shard, chunk, &mut scratch);
+                if let Ok(samples) = &result {
+                    progress(u64::from(*samples));
+                }
+                results
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((chunk, result));
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+        let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
+        results.sort_by_key(|(chunk, _)| *chunk);
+        for (_, result) in results {
+            match result {
                 Ok(samples) => {
                     report.intact_chunks += 1;
                     report.intact_samples += u64::from(samples);
-                    progress(u64::from(samples));
                 }
                 Err(error) => report.damage.push(Damage {
                     file_name: file_name.clone(),

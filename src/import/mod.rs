@@ -3,7 +3,7 @@
 //! Every byte read here may be hostile. A length is checked against the bytes that exist before anything is allocated
 //! for it, names found in a file never become paths, and nothing is written.
 //!
-//! To add a format: write `src/import/foo.rs` with an `impl Importer` and add one line to [`IMPORTERS`].
+//! To add a format: write `src/import/foo.rs` with an `impl Importer` and add one line to `IMPORTERS`.
 
 #![deny(
     clippy::indexing_slicing,

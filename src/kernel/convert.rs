@@ -10,6 +10,7 @@
 )]
 
 use super::BLOCK;
+use super::simd::simd;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -19,6 +20,7 @@ const F32_QUIET: u32 = 0x0040_0000;
 
 /// Rounds the magnitude `abs` (f32 bits without sign) to a float with `M` mantissa bits and this exponent bias. What
 /// overflows has codes above the largest exponent; NaN is not handled.
+#[inline(always)]
 fn narrow<const M: u32, const BIAS: u32>(abs: u32) -> u32 {
     let magic = (127 + 24 - BIAS - M) << 23;
     let subnormal = (f32::from_bits(abs) + f32::from_bits(magic))
@@ -37,6 +39,7 @@ fn narrow<const M: u32, const BIAS: u32>(abs: u32) -> u32 {
 }
 
 /// To binary16, rounding to nearest even; overflow gives infinity, NaN stays NaN and becomes quiet.
+#[inline(always)]
 pub(crate) fn f32_to_f16(x: f32) -> u16 {
     let bits = x.to_bits();
     let abs = bits & !F32_SIGN;
@@ -50,6 +53,7 @@ pub(crate) fn f32_to_f16(x: f32) -> u16 {
 }
 
 /// To bfloat16, with the rules of [`f32_to_f16`].
+#[inline(always)]
 pub(crate) fn f32_to_bf16(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7FFF + ((bits >> 16) & 1)) >> 16;
@@ -62,6 +66,7 @@ pub(crate) fn f32_to_bf16(x: f32) -> u16 {
 }
 
 /// To f8e4m3fn, rounding to nearest even; NaN, infinity and what overflows give NaN.
+#[inline(always)]
 pub(crate) fn f32_to_f8e4m3fn(x: f32) -> u8 {
     let bits = x.to_bits();
     let abs = bits & !F32_SIGN;
@@ -71,6 +76,7 @@ pub(crate) fn f32_to_f8e4m3fn(x: f32) -> u8 {
 }
 
 /// To f8e5m2, with the rules of [`f32_to_f16`].
+#[inline(always)]
 pub(crate) fn f32_to_f8e5m2(x: f32) -> u8 {
     let bits = x.to_bits();
     let abs = bits & !F32_SIGN;
@@ -84,6 +90,7 @@ pub(crate) fn f32_to_f8e5m2(x: f32) -> u8 {
 }
 
 /// From binary16; exact, and NaN becomes quiet.
+#[inline(always)]
 pub(crate) const fn f16_to_f32(code: u16) -> f32 {
     let code = code as u32;
     let shifted = (code & 0x7FFF) << 13;
@@ -107,6 +114,7 @@ pub(crate) const fn f16_to_f32(code: u16) -> f32 {
 }
 
 /// From bfloat16; exact.
+#[inline(always)]
 pub(crate) fn bf16_to_f32(code: u16) -> f32 {
     f32::from_bits(u32::from(code) << 16)
 }
@@ -142,16 +150,19 @@ static F8E4M3FN: [f32; 256] = table(false);
 static F8E5M2: [f32; 256] = table(true);
 
 /// From f8e4m3fn; exact.
+#[inline(always)]
 pub(crate) fn f8e4m3fn_to_f32(code: u8) -> f32 {
     F8E4M3FN[usize::from(code)]
 }
 
 /// From f8e5m2; exact.
+#[inline(always)]
 pub(crate) fn f8e5m2_to_f32(code: u8) -> f32 {
     F8E5M2[usize::from(code)]
 }
 
 /// Rounds to nearest even; NaN keeps its sign and the top bits of its mantissa, and is quiet.
+#[inline(always)]
 pub(crate) fn f64_to_f32(x: f64) -> f32 {
     let bits = x.to_bits();
     let sign = (bits >> 32) as u32 & F32_SIGN;
@@ -161,6 +172,7 @@ pub(crate) fn f64_to_f32(x: f64) -> f32 {
 }
 
 /// Exact; NaN becomes quiet.
+#[inline(always)]
 pub(crate) fn f32_to_f64(x: f32) -> f64 {
     let bits = u64::from(x.to_bits());
     let nan = ((bits & 0x8000_0000) << 32) | 0x7FF8_0000_0000_0000 | ((bits & 0x007F_FFFF) << 29);
@@ -169,6 +181,7 @@ pub(crate) fn f32_to_f64(x: f32) -> f64 {
 }
 
 /// `f` over every element of `src`, into the elements of `dst`.
+#[inline(always)]
 fn each<const N: usize, T>(src: &[u8], dst: &mut [T], f: impl Fn([u8; N]) -> T) {
     for (out, element) in dst.iter_mut().zip(src.as_chunks::<N>().0) {
         *out = f(*element);
@@ -176,6 +189,7 @@ fn each<const N: usize, T>(src: &[u8], dst: &mut [T], f: impl Fn([u8; N]) -> T) 
 }
 
 /// `f` over every element of `src`, into the bytes of `dst`.
+#[inline(always)]
 fn each_f32<const N: usize>(src: &[f32], dst: &mut [u8], f: impl Fn(f32) -> [u8; N]) {
     for (out, &x) in dst.as_chunks_mut::<N>().0.iter_mut().zip(src) {
         *out = f(x);
@@ -189,86 +203,96 @@ pub(crate) trait Slot {
 }
 
 impl Slot for f32 {
+    #[inline(always)]
     fn of(x: f32) -> Self {
         x
     }
 }
 
 impl Slot for [u8; 4] {
+    #[inline(always)]
     fn of(x: f32) -> Self {
         x.to_le_bytes()
     }
 }
 
-/// Elements of any dtype to f32, rounding to nearest even where f32 is narrower. Stops at the shorter of the two.
-pub(crate) fn to_f32<S: Slot>(dtype: DType, src: &[u8], dst: &mut [S]) {
-    match dtype {
-        DType::Bool => each(src, dst, |[b]| S::of(f32::from(b.min(1)))),
-        DType::U8 => each(src, dst, |[b]| S::of(f32::from(b))),
-        DType::I8 => each(src, dst, |b| S::of(f32::from(i8::from_le_bytes(b)))),
-        DType::U16 => each(src, dst, |b| S::of(f32::from(u16::from_le_bytes(b)))),
-        DType::I16 => each(src, dst, |b| S::of(f32::from(i16::from_le_bytes(b)))),
-        DType::U32 => each(src, dst, |b| S::of(u32::from_le_bytes(b) as f32)),
-        DType::I32 => each(src, dst, |b| S::of(i32::from_le_bytes(b) as f32)),
-        DType::U64 => each(src, dst, |b| S::of(u64::from_le_bytes(b) as f32)),
-        DType::I64 => each(src, dst, |b| S::of(i64::from_le_bytes(b) as f32)),
-        DType::F16 => each(src, dst, |b| S::of(f16_to_f32(u16::from_le_bytes(b)))),
-        DType::BF16 => each(src, dst, |b| S::of(bf16_to_f32(u16::from_le_bytes(b)))),
-        DType::F32 => each(src, dst, |b| S::of(f32::from_le_bytes(b))),
-        DType::F64 => each(src, dst, |b| S::of(f64_to_f32(f64::from_le_bytes(b)))),
-        DType::F8E4M3FN => each(src, dst, |[b]| S::of(f8e4m3fn_to_f32(b))),
-        DType::F8E5M2 => each(src, dst, |[b]| S::of(f8e5m2_to_f32(b))),
-    }
-}
-
-/// Elements of any dtype to f64: integers directly, floats exactly.
-pub(crate) fn to_f64(dtype: DType, src: &[u8], dst: &mut [f64]) {
-    match dtype {
-        DType::Bool => each(src, dst, |[b]| f64::from(b.min(1))),
-        DType::U8 => each(src, dst, |[b]| f64::from(b)),
-        DType::I8 => each(src, dst, |b| f64::from(i8::from_le_bytes(b))),
-        DType::U16 => each(src, dst, |b| f64::from(u16::from_le_bytes(b))),
-        DType::I16 => each(src, dst, |b| f64::from(i16::from_le_bytes(b))),
-        DType::U32 => each(src, dst, |b| f64::from(u32::from_le_bytes(b))),
-        DType::I32 => each(src, dst, |b| f64::from(i32::from_le_bytes(b))),
-        DType::U64 => each(src, dst, |b| u64::from_le_bytes(b) as f64),
-        DType::I64 => each(src, dst, |b| i64::from_le_bytes(b) as f64),
-        DType::F16 => each(src, dst, |b| f32_to_f64(f16_to_f32(u16::from_le_bytes(b)))),
-        DType::BF16 => each(src, dst, |b| f32_to_f64(bf16_to_f32(u16::from_le_bytes(b)))),
-        DType::F32 => each(src, dst, |b| f32_to_f64(f32::from_le_bytes(b))),
-        DType::F64 => each(src, dst, f64::from_le_bytes),
-        DType::F8E4M3FN => each(src, dst, |[b]| f32_to_f64(f8e4m3fn_to_f32(b))),
-        DType::F8E5M2 => each(src, dst, |[b]| f32_to_f64(f8e5m2_to_f32(b))),
-    }
-}
-
-/// f32 to elements of a float dtype. Stops at the shorter of the two.
-///
-/// # Errors
-/// `InvalidArgument` if `dtype` is not a float.
-pub(crate) fn from_f32(dtype: DType, src: &[f32], dst: &mut [u8]) -> Result<()> {
-    match dtype {
-        DType::F16 => each_f32(src, dst, |x| f32_to_f16(x).to_le_bytes()),
-        DType::BF16 => each_f32(src, dst, |x| f32_to_bf16(x).to_le_bytes()),
-        DType::F32 => each_f32(src, dst, f32::to_le_bytes),
-        DType::F64 => each_f32(src, dst, |x| f32_to_f64(x).to_le_bytes()),
-        DType::F8E4M3FN => each_f32(src, dst, |x| [f32_to_f8e4m3fn(x)]),
-        DType::F8E5M2 => each_f32(src, dst, |x| [f32_to_f8e5m2(x)]),
-        _ => {
-            return Err(Error::invalid(format!(
-                "there is no conversion from f32 to {dtype}"
-            )));
+simd! {
+    /// Elements of any dtype to f32, rounding to nearest even where f32 is narrower. Stops at the shorter of the two.
+    pub(crate) fn to_f32<S: Slot>(dtype: DType, src: &[u8], dst: &mut [S]) {
+        match dtype {
+            DType::Bool => each(src, dst, |[b]| S::of(f32::from(b.min(1)))),
+            DType::U8 => each(src, dst, |[b]| S::of(f32::from(b))),
+            DType::I8 => each(src, dst, |b| S::of(f32::from(i8::from_le_bytes(b)))),
+            DType::U16 => each(src, dst, |b| S::of(f32::from(u16::from_le_bytes(b)))),
+            DType::I16 => each(src, dst, |b| S::of(f32::from(i16::from_le_bytes(b)))),
+            DType::U32 => each(src, dst, |b| S::of(u32::from_le_bytes(b) as f32)),
+            DType::I32 => each(src, dst, |b| S::of(i32::from_le_bytes(b) as f32)),
+            DType::U64 => each(src, dst, |b| S::of(u64::from_le_bytes(b) as f32)),
+            DType::I64 => each(src, dst, |b| S::of(i64::from_le_bytes(b) as f32)),
+            DType::F16 => each(src, dst, |b| S::of(f16_to_f32(u16::from_le_bytes(b)))),
+            DType::BF16 => each(src, dst, |b| S::of(bf16_to_f32(u16::from_le_bytes(b)))),
+            DType::F32 => each(src, dst, |b| S::of(f32::from_le_bytes(b))),
+            DType::F64 => each(src, dst, |b| S::of(f64_to_f32(f64::from_le_bytes(b)))),
+            DType::F8E4M3FN => each(src, dst, |[b]| S::of(f8e4m3fn_to_f32(b))),
+            DType::F8E5M2 => each(src, dst, |[b]| S::of(f8e5m2_to_f32(b))),
         }
     }
-    Ok(())
 }
 
-/// Rounds every element to the values that `dtype` has: nothing to do for f32 and f64.
-pub(crate) fn round_to(dtype: DType, x: &mut [f32]) {
-    match dtype {
-        DType::F16 => x.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
-        DType::BF16 => x.iter_mut().for_each(|x| *x = bf16_to_f32(f32_to_bf16(*x))),
-        _ => {}
+simd! {
+    /// Elements of any dtype to f64: integers directly, floats exactly.
+    pub(crate) fn to_f64(dtype: DType, src: &[u8], dst: &mut [f64]) {
+        match dtype {
+            DType::Bool => each(src, dst, |[b]| f64::from(b.min(1))),
+            DType::U8 => each(src, dst, |[b]| f64::from(b)),
+            DType::I8 => each(src, dst, |b| f64::from(i8::from_le_bytes(b))),
+            DType::U16 => each(src, dst, |b| f64::from(u16::from_le_bytes(b))),
+            DType::I16 => each(src, dst, |b| f64::from(i16::from_le_bytes(b))),
+            DType::U32 => each(src, dst, |b| f64::from(u32::from_le_bytes(b))),
+            DType::I32 => each(src, dst, |b| f64::from(i32::from_le_bytes(b))),
+            DType::U64 => each(src, dst, |b| u64::from_le_bytes(b) as f64),
+            DType::I64 => each(src, dst, |b| i64::from_le_bytes(b) as f64),
+            DType::F16 => each(src, dst, |b| f32_to_f64(f16_to_f32(u16::from_le_bytes(b)))),
+            DType::BF16 => each(src, dst, |b| f32_to_f64(bf16_to_f32(u16::from_le_bytes(b)))),
+            DType::F32 => each(src, dst, |b| f32_to_f64(f32::from_le_bytes(b))),
+            DType::F64 => each(src, dst, f64::from_le_bytes),
+            DType::F8E4M3FN => each(src, dst, |[b]| f32_to_f64(f8e4m3fn_to_f32(b))),
+            DType::F8E5M2 => each(src, dst, |[b]| f32_to_f64(f8e5m2_to_f32(b))),
+        }
+    }
+}
+
+simd! {
+    /// f32 to elements of a float dtype. Stops at the shorter of the two.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if `dtype` is not a float.
+    pub(crate) fn from_f32(dtype: DType, src: &[f32], dst: &mut [u8]) -> Result<()> {
+        match dtype {
+            DType::F16 => each_f32(src, dst, |x| f32_to_f16(x).to_le_bytes()),
+            DType::BF16 => each_f32(src, dst, |x| f32_to_bf16(x).to_le_bytes()),
+            DType::F32 => each_f32(src, dst, f32::to_le_bytes),
+            DType::F64 => each_f32(src, dst, |x| f32_to_f64(x).to_le_bytes()),
+            DType::F8E4M3FN => each_f32(src, dst, |x| [f32_to_f8e4m3fn(x)]),
+            DType::F8E5M2 => each_f32(src, dst, |x| [f32_to_f8e5m2(x)]),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "there is no conversion from f32 to {dtype}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+simd! {
+    /// Rounds every element to the values that `dtype` has: nothing to do for f32 and f64.
+    pub(crate) fn round_to(dtype: DType, x: &mut [f32]) {
+        match dtype {
+            DType::F16 => x.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
+            DType::BF16 => x.iter_mut().for_each(|x| *x = bf16_to_f32(f32_to_bf16(*x))),
+            _ => {}
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! rounds, as the format demands.
 
 use super::convert::Slot;
+use super::simd::simd;
 
 /// How a stored element is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,25 +39,28 @@ impl Codes {
     }
 }
 
-/// Spreads 4-bit elements over bytes, low nibble first, extending the sign of signed ones. `dst` may have one byte
-/// less than twice the bytes of `src`.
-pub(crate) fn unpack_nibbles(signed: bool, src: &[u8], dst: &mut [u8]) {
-    // Two's complement: (n ^ 8) - 8 maps 8..=15 to -8..=-1 and leaves 0..=7.
-    let flip = if signed { 8u8 } else { 0 };
-    let (pairs, last) = dst.as_chunks_mut::<2>();
-    for (pair, &byte) in pairs.iter_mut().zip(src) {
-        let wide = u16::from(byte);
-        let [low, high] = ((wide & 0x0F) | ((wide & 0xF0) << 4)).to_le_bytes();
-        *pair = [
-            (low ^ flip).wrapping_sub(flip),
-            (high ^ flip).wrapping_sub(flip),
-        ];
-    }
-    if let ([out], Some(&byte)) = (last, src.get(pairs.len())) {
-        *out = ((byte & 0x0F) ^ flip).wrapping_sub(flip);
+simd! {
+    /// Spreads 4-bit elements over bytes, low nibble first, extending the sign of signed ones. `dst` may have one byte
+    /// less than twice the bytes of `src`.
+    pub(crate) fn unpack_nibbles(signed: bool, src: &[u8], dst: &mut [u8]) {
+        // Two's complement: (n ^ 8) - 8 maps 8..=15 to -8..=-1 and leaves 0..=7.
+        let flip = if signed { 8u8 } else { 0 };
+        let (pairs, last) = dst.as_chunks_mut::<2>();
+        for (pair, &byte) in pairs.iter_mut().zip(src) {
+            let wide = u16::from(byte);
+            let [low, high] = ((wide & 0x0F) | ((wide & 0xF0) << 4)).to_le_bytes();
+            *pair = [
+                (low ^ flip).wrapping_sub(flip),
+                (high ^ flip).wrapping_sub(flip),
+            ];
+        }
+        if let ([out], Some(&byte)) = (last, src.get(pairs.len())) {
+            *out = ((byte & 0x0F) ^ flip).wrapping_sub(flip);
+        }
     }
 }
 
+#[inline(always)]
 fn one_scale<const N: usize, S: Slot>(
     codes: &[u8],
     value: impl Fn([u8; N]) -> f32,
@@ -69,34 +73,37 @@ fn one_scale<const N: usize, S: Slot>(
     }
 }
 
-/// Dequantizes a run of elements that share a scale. Stops at the shorter of codes and `dst`.
-pub(crate) fn run<S: Slot>(kind: Codes, codes: &[u8], scale: f32, zero_point: f32, dst: &mut [S]) {
-    match kind {
-        Codes::U8 => one_scale(codes, |[b]| f32::from(b), scale, zero_point, dst),
-        Codes::I8 => one_scale(
-            codes,
-            |b| f32::from(i8::from_le_bytes(b)),
-            scale,
-            zero_point,
-            dst,
-        ),
-        Codes::U16 => one_scale(
-            codes,
-            |b| f32::from(u16::from_le_bytes(b)),
-            scale,
-            zero_point,
-            dst,
-        ),
-        Codes::I16 => one_scale(
-            codes,
-            |b| f32::from(i16::from_le_bytes(b)),
-            scale,
-            zero_point,
-            dst,
-        ),
+simd! {
+    /// Dequantizes a run of elements that share a scale. Stops at the shorter of codes and `dst`.
+    pub(crate) fn run<S: Slot>(kind: Codes, codes: &[u8], scale: f32, zero_point: f32, dst: &mut [S]) {
+        match kind {
+            Codes::U8 => one_scale(codes, |[b]| f32::from(b), scale, zero_point, dst),
+            Codes::I8 => one_scale(
+                codes,
+                |b| f32::from(i8::from_le_bytes(b)),
+                scale,
+                zero_point,
+                dst,
+            ),
+            Codes::U16 => one_scale(
+                codes,
+                |b| f32::from(u16::from_le_bytes(b)),
+                scale,
+                zero_point,
+                dst,
+            ),
+            Codes::I16 => one_scale(
+                codes,
+                |b| f32::from(i16::from_le_bytes(b)),
+                scale,
+                zero_point,
+                dst,
+            ),
+        }
     }
 }
 
+#[inline(always)]
 fn own_scales<const N: usize, S: Slot>(
     codes: &[u8],
     value: impl Fn([u8; N]) -> f32,
@@ -114,37 +121,39 @@ fn own_scales<const N: usize, S: Slot>(
     }
 }
 
-/// Dequantizes elements that each have their own scale. Stops at the shortest of the slices.
-pub(crate) fn each<S: Slot>(
-    kind: Codes,
-    codes: &[u8],
-    scales: &[f32],
-    zero_points: &[f32],
-    dst: &mut [S],
-) {
-    match kind {
-        Codes::U8 => own_scales(codes, |[b]| f32::from(b), scales, zero_points, dst),
-        Codes::I8 => own_scales(
-            codes,
-            |b| f32::from(i8::from_le_bytes(b)),
-            scales,
-            zero_points,
-            dst,
-        ),
-        Codes::U16 => own_scales(
-            codes,
-            |b| f32::from(u16::from_le_bytes(b)),
-            scales,
-            zero_points,
-            dst,
-        ),
-        Codes::I16 => own_scales(
-            codes,
-            |b| f32::from(i16::from_le_bytes(b)),
-            scales,
-            zero_points,
-            dst,
-        ),
+simd! {
+    /// Dequantizes elements that each have their own scale. Stops at the shortest of the slices.
+    pub(crate) fn each<S: Slot>(
+        kind: Codes,
+        codes: &[u8],
+        scales: &[f32],
+        zero_points: &[f32],
+        dst: &mut [S],
+    ) {
+        match kind {
+            Codes::U8 => own_scales(codes, |[b]| f32::from(b), scales, zero_points, dst),
+            Codes::I8 => own_scales(
+                codes,
+                |b| f32::from(i8::from_le_bytes(b)),
+                scales,
+                zero_points,
+                dst,
+            ),
+            Codes::U16 => own_scales(
+                codes,
+                |b| f32::from(u16::from_le_bytes(b)),
+                scales,
+                zero_points,
+                dst,
+            ),
+            Codes::I16 => own_scales(
+                codes,
+                |b| f32::from(i16::from_le_bytes(b)),
+                scales,
+                zero_points,
+                dst,
+            ),
+        }
     }
 }
 

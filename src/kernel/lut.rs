@@ -1,18 +1,23 @@
 //! Bytes through a table of 256 floats: normalizing u8 images while they are read.
 
 use super::convert::{f32_to_bf16, f32_to_f16};
+use super::simd::simd;
 
-/// `dst[i] = table[src[i]]` as f32. Stops at the shorter of `src` and `dst`.
-pub(crate) fn lut_u8_f32(src: &[u8], table: &[f32; 256], dst: &mut [u8]) {
-    for (out, &code) in dst.as_chunks_mut::<4>().0.iter_mut().zip(src) {
-        *out = table[usize::from(code)].to_le_bytes();
+simd! {
+    /// `dst[i] = table[src[i]]` as f32. Stops at the shorter of `src` and `dst`.
+    pub(crate) fn lut_u8_f32(src: &[u8], table: &[f32; 256], dst: &mut [u8]) {
+        for (out, &code) in dst.as_chunks_mut::<4>().0.iter_mut().zip(src) {
+            *out = table[usize::from(code)].to_le_bytes();
+        }
     }
 }
 
-/// `dst[i] = table[src[i]]` for elements of two bytes; see [`to_f16`] and [`to_bf16`].
-pub(crate) fn lut_u8_u16(src: &[u8], table: &[u16; 256], dst: &mut [u8]) {
-    for (out, &code) in dst.as_chunks_mut::<2>().0.iter_mut().zip(src) {
-        *out = table[usize::from(code)].to_le_bytes();
+simd! {
+    /// `dst[i] = table[src[i]]` for elements of two bytes; see [`to_f16`] and [`to_bf16`].
+    pub(crate) fn lut_u8_u16(src: &[u8], table: &[u16; 256], dst: &mut [u8]) {
+        for (out, &code) in dst.as_chunks_mut::<2>().0.iter_mut().zip(src) {
+            *out = table[usize::from(code)].to_le_bytes();
+        }
     }
 }
 

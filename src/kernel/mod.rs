@@ -1,9 +1,14 @@
-//! Loops over elements: conversions, quantizing, dequantizing. Plain Rust that the compiler vectorizes.
+//! Loops over elements: conversions, quantizing, dequantizing, filters. Plain Rust that the compiler vectorizes, for
+//! several levels of vector instructions (`simd.rs`).
 
+pub(crate) mod bit_shuffle;
+pub(crate) mod byte_shuffle;
 pub(crate) mod convert;
+pub(crate) mod delta;
 pub(crate) mod dequant;
 pub(crate) mod lut;
 pub(crate) mod quantize;
+pub(crate) mod simd;
 pub(crate) mod slots;
 
 /// Elements handled at a time where a loop needs scratch space: small enough for the stack and the L1 cache.

@@ -14,6 +14,7 @@ use tensorshard::{
 use crate::encodings::{EncodingArgs, PlainField};
 use crate::failure::Failure;
 use crate::inputs::{self, Fields};
+use crate::interrupt;
 use crate::progress::{Progress, Unit};
 use crate::{size, table};
 
@@ -36,8 +37,8 @@ const BLOCK_SAMPLES: u64 = 1 << 16;
     override_usage = "tensorshard convert [OPTIONS] [IN]... OUT"
 )]
 pub(crate) struct Args {
-    /// Inputs, and last the folder of the dataset.
-    #[arg(required = true, value_name = "IN... OUT")]
+    /// IN... OUT: inputs, and last the folder of the dataset.
+    #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// One .npy file as the field NAME; repeat it for aligned arrays.
     #[arg(long = "field", value_name = "NAME=PATH", value_parser = inputs::parse_named)]
@@ -45,8 +46,6 @@ pub(crate) struct Args {
     /// What arrays without a NumPy dtype (|V1, <V2, as ml_dtypes saves them) hold: bf16, f8e4m3fn or f8e5m2.
     #[arg(long, value_name = "DTYPE", value_parser = parse_void)]
     dtype_of_void: Option<DType>,
-    #[command(flatten)]
-    encodings: EncodingArgs,
     /// Start a new shard after this many bytes.
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = size::parse, help_heading = "Output")]
     max_shard_size: u64,
@@ -71,6 +70,8 @@ pub(crate) struct Args {
     /// The summary as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    encodings: EncodingArgs,
 }
 
 fn parse_void(text: &str) -> Result<DType, String> {
@@ -96,6 +97,7 @@ fn parse_metadata(text: &str) -> Result<(String, Value), String> {
 pub(crate) fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let start = Instant::now();
     let encodings = args.encodings.parse()?;
+    interrupt::catch();
     let Some((out, ins)) = args.paths.split_last() else {
         return Err(Failure::usage("name an input and the folder to write"));
     };
@@ -287,6 +289,7 @@ pub(crate) fn calibrate(
             done += samples.data.len() as u64;
             first += count;
             progress.update(done, None);
+            interrupt::check()?;
         }
         *spec = spec.clone().scales(calibrator.finish());
     }
@@ -335,6 +338,7 @@ pub(crate) fn write(
             )?;
         }
         first += count;
+        interrupt::check()?;
         let so_far = writer.progress();
         progress.update(
             done,

@@ -198,16 +198,13 @@ fn make_files(folder: &Path) -> Result<Vec<String>, Failure> {
         .collect();
     write_npy(folder, "latent", "<f4", &LATENT, |_, out| {
         for _ in 0..LATENT[0] {
-            for x in smooth(&mut random, LATENT[1], 1) {
+            for x in smooth(&mut random, LATENT[1]) {
                 out.extend_from_slice(&x.to_le_bytes());
             }
         }
     })?;
     write_npy(folder, "image", "|u1", &IMAGE, |_, out| {
-        for _ in 0..IMAGE[0] {
-            let plane = smooth(&mut random, IMAGE[1], 3);
-            out.extend(plane.into_iter().map(to_u8));
-        }
+        draw(&mut random, out);
     })?;
     write_npy(folder, "label", "<i8", &[], |i, out| {
         out.extend_from_slice(&(labels[i] as u64).to_le_bytes());
@@ -222,13 +219,33 @@ fn make_files(folder: &Path) -> Result<Vec<String>, Failure> {
     Ok(labels.iter().map(caption).collect())
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "clamped to 0..=255"
-)]
-fn to_u8(x: f32) -> u8 {
-    (128.0 + 50.0 * x).clamp(0.0, 255.0) as u8
+/// Appends a picture `[3, side, side]` of flat shapes on a background that gets darker downwards.
+fn draw(random: &mut Random, out: &mut Vec<u8>) {
+    let side = IMAGE[1];
+    let start = out.len();
+    let colour = |random: &mut Random| [(); 3].map(|()| random.byte());
+    let sky = colour(random);
+    for channel in sky {
+        for y in 0..side {
+            let shade = channel.saturating_sub(u8::try_from(y).unwrap_or(u8::MAX));
+            out.extend(std::iter::repeat_n(shade, side));
+        }
+    }
+    for _ in 0..6 {
+        let (paint, is_disc) = (colour(random), random.below(2) == 0);
+        let (x0, y0, radius) = (random.below(side), random.below(side), 4 + random.below(12));
+        for y in y0.saturating_sub(radius)..(y0 + radius).min(side) {
+            for x in x0.saturating_sub(radius)..(x0 + radius).min(side) {
+                let (dx, dy) = (x.abs_diff(x0), y.abs_diff(y0));
+                if is_disc && dx * dx + dy * dy > radius * radius {
+                    continue;
+                }
+                for (c, value) in paint.into_iter().enumerate() {
+                    out[start + (c * side + y) * side + x] = value;
+                }
+            }
+        }
+    }
 }
 
 fn write_npy(
@@ -260,15 +277,15 @@ fn write_npy(
 }
 
 /// A square plane of noise, blurred so that neighbours resemble each other, with unit variance.
-fn smooth(random: &mut Random, side: usize, radius: usize) -> Vec<f32> {
+fn smooth(random: &mut Random, side: usize) -> Vec<f32> {
     let mut plane: Vec<f32> = (0..side * side).map(|_| random.uniform()).collect();
     let mut line = vec![0.0; side];
     for _ in 0..2 {
         for i in 0..side {
-            blur(&mut plane, &mut line, i * side, 1, radius);
+            blur(&mut plane, &mut line, i * side, 1);
         }
         for i in 0..side {
-            blur(&mut plane, &mut line, i, side, radius);
+            blur(&mut plane, &mut line, i, side);
         }
     }
     let n = plane.len() as f32;
@@ -282,16 +299,17 @@ fn smooth(random: &mut Random, side: usize, radius: usize) -> Vec<f32> {
 }
 
 /// A moving average over one line of the plane, which is taken to go round in a circle.
-fn blur(plane: &mut [f32], line: &mut [f32], start: usize, step: usize, radius: usize) {
+fn blur(plane: &mut [f32], line: &mut [f32], start: usize, step: usize) {
+    const RADIUS: usize = 1;
     let side = line.len();
     for (i, x) in line.iter_mut().enumerate() {
         *x = plane[start + i * step];
     }
     let at = |i: usize| line[i % side];
-    let mut sum: f32 = (side - radius..=side + radius).map(at).sum();
+    let mut sum: f32 = (side - RADIUS..=side + RADIUS).map(at).sum();
     for i in 0..side {
         plane[start + i * step] = sum;
-        sum += at(i + radius + 1) - at(i + side - radius);
+        sum += at(i + RADIUS + 1) - at(i + side - RADIUS);
     }
 }
 
@@ -311,6 +329,10 @@ impl Random {
     fn uniform(&mut self) -> f32 {
         let bits = u16::try_from(self.next() >> 48).unwrap_or(0);
         f32::from(bits) / 32768.0 - 1.0
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[7]
     }
 
     fn below(&mut self, n: usize) -> usize {

@@ -13,6 +13,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::progress::{Progress, Unit};
 use crate::range::{self, SampleRange};
 use crate::size;
@@ -71,6 +72,7 @@ struct Job {
 }
 
 pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
+    interrupt::catch();
     let dataset = Dataset::open(&args.dataset)?;
     let range = range::resolve(args.range, dataset.len())?;
     let extension = args
@@ -395,6 +397,7 @@ impl Job {
         while first < self.range.end {
             let end = self.range.end.min(first.saturating_add(step as u64));
             let indices: Vec<u64> = (first..end).collect();
+            interrupt::check()?;
             body(&Block::Samples(dataset.get_many(&indices)?))?;
             first = end;
         }
@@ -421,6 +424,7 @@ impl Job {
         let mut first = 0;
         for batch in options.open_dataset(dataset)?.batches(step) {
             let batch = batch?;
+            interrupt::check()?;
             let end = first + batch.len() as u64;
             let inside = self.range.start.max(first)..self.range.end.min(end);
             if inside.start < inside.end {

@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Reported(u8),
     /// Nobody reads stdout any more: not an error.
     BrokenPipe,
+    /// The user does not want to wait any longer.
+    Interrupted,
     /// A panic.
     Bug(String),
 }
@@ -43,6 +45,7 @@ impl Failure {
             Self::Usage(message) => message.clone(),
             Self::Io { op, path, source } => format!("cannot {op} {}: {source}", path.display()),
             Self::Reported(_) | Self::BrokenPipe => return None,
+            Self::Interrupted => "interrupted; what was not complete was removed".to_owned(),
             Self::Bug(message) => {
                 format!("internal error: {message}; this is a bug, please report it")
             }
@@ -57,6 +60,8 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::Io { .. } | Self::Bug(_) => 3,
             Self::Reported(code) => *code,
+            // 128 + SIGINT, as shells have it.
+            Self::Interrupted => 130,
             Self::BrokenPipe => 0,
         }
     }

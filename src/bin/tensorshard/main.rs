@@ -10,6 +10,7 @@ mod export;
 mod failure;
 mod inputs;
 mod inspect;
+mod interrupt;
 mod memory;
 mod merge;
 mod progress;
@@ -111,8 +112,18 @@ fn usage(error: &clap::Error) -> Failure {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
     let message = words.join(" ");
-    let message = message.strip_prefix("error: ").unwrap_or(&message);
-    Failure::usage(format!("{message}; `--help` shows what there is"))
+    let message = message
+        .strip_prefix("error: ")
+        .unwrap_or(&message)
+        .replace(" tip: ", "; ");
+    let shape = text.lines().find_map(|line| line.strip_prefix("Usage: "));
+    let next = match shape {
+        Some(shape) if error.kind() == clap::error::ErrorKind::MissingRequiredArgument => {
+            format!("write {shape}")
+        }
+        _ => "`--help` shows what there is".to_owned(),
+    };
+    Failure::usage(format!("{message}; {next}"))
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::size;
 #[derive(Debug, clap::Args)]
 #[command(override_usage = "tensorshard merge [OPTIONS] PART... OUT")]
 pub(crate) struct Args {
-    /// The parts, and last the folder of the new dataset.
-    #[arg(required = true, num_args = 2.., value_name = "PART... OUT")]
+    /// PART... OUT: the parts, and last the folder of the new dataset.
+    #[arg(required = true, num_args = 2.., value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// The summary as JSON.
     #[arg(long)]

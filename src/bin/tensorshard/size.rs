@@ -99,10 +99,12 @@ pub(crate) fn counted(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(n), if n == 1 { "" } else { "s" })
 }
 
-/// `45 s`, `3 min 20 s`, `2 h 05 min`.
+/// `20 ms`, `45 s`, `3 min 20 s`, `2 h 05 min`.
 pub(crate) fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
-    if seconds < 10 {
+    if seconds == 0 {
+        format!("{} ms", time.as_millis())
+    } else if seconds < 10 {
         format!("{:.1} s", time.as_secs_f64())
     } else if seconds < 60 {
         format!("{seconds} s")

@@ -78,7 +78,11 @@ pub(crate) fn fields(reports: &[FieldReport]) -> String {
             None => ("0".to_owned(), "lossless".to_owned()),
             Some(error) if error.count == 0 => ("-".to_owned(), "-".to_owned()),
             Some(error) => (
-                format!("{:.3e}", error.max_abs_error),
+                if error.max_abs_error == 0.0 {
+                    "0".to_owned()
+                } else {
+                    format!("{:.3e}", error.max_abs_error)
+                },
                 if error.rmse == 0.0 {
                     "inf".to_owned()
                 } else {
