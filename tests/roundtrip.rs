@@ -716,3 +716,19 @@ fn empty_dataset_is_a_dataset() -> Result<()> {
     assert!(dataset.verify(&|_| ()).is_intact());
     Ok(())
 }
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn batches_are_ndarray_views() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let dataset = small_dataset(&path, 20, ShardWriter::builder())?;
+    for batch in collect(Loader::builder(), &path, 8)? {
+        let images = batch.field("image")?.array::<u8>()?;
+        assert_eq!(images.shape(), [batch.len(), 3, 8, 8]);
+        let first = dataset.get(batch.sample_ids()[0])?;
+        assert_eq!(images[[0, 2, 7, 7]], first.tensor("image")?.data()[191]);
+        assert!(batch.field("image")?.array::<f32>().is_err());
+    }
+    Ok(())
+}

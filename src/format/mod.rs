@@ -58,7 +58,8 @@ pub(crate) mod limits {
     pub(crate) const SHARDS: u64 = 1 << 24;
     pub(crate) const FIELDS: u64 = 4096;
     pub(crate) const FIELD_NAME: u64 = 255;
-    pub(crate) const RANK: u64 = 16;
+    pub(crate) const MAX_RANK: usize = 16;
+    pub(crate) const RANK: u64 = MAX_RANK as u64;
     pub(crate) const SAMPLES_PER_CHUNK: u64 = 1 << 24;
     pub(crate) const SAMPLES: u64 = 1 << 48;
     pub(crate) const CHUNK_HEADER: u64 = 256 << 20;

@@ -9,7 +9,7 @@ use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotOwner;
 use crate::pool::{BufferPool, PoolStats, PooledBuffer};
-use crate::shard::RowRun;
+use crate::shard::{RowRun, SlotShape};
 
 use super::Loader;
 use super::plan::{Entry, Planner};
@@ -88,8 +88,10 @@ struct State {
 #[derive(Debug)]
 struct OpenBatch {
     sample_ids: Vec<u64>,
-    /// For ragged fields: where each slot's shape is found.
-    sources: Vec<(Arc<VisitShapes>, u32)>,
+    /// For ragged fields: where each slot's shape is found (index in `visits`, row).
+    sources: Vec<(u32, u32)>,
+    /// The shapes that `sources` point into: one for each visit.
+    visits: Vec<Arc<VisitShapes>>,
     /// Visits that are planned but not decoded.
     pending: u32,
     error: Option<Error>,
@@ -505,6 +507,7 @@ impl OpenBatch {
         Self {
             sample_ids: vec![0; len],
             sources: Vec::new(),
+            visits: Vec::new(),
             pending: 0,
             error: None,
             owner: None,
@@ -514,36 +517,42 @@ impl OpenBatch {
     }
 
     fn plan(&mut self, place: ChunkPlace, entry: &Entry, shapes: Option<&Arc<VisitShapes>>) {
-        if let Some(shapes) = shapes
-            && self.sources.is_empty()
-        {
-            self.sources = vec![(Arc::clone(shapes), 0); self.sample_ids.len()];
+        if let Some(shapes) = shapes {
+            self.sources.resize(self.sample_ids.len(), (0, 0));
+            // The entries of a visit come one after the other.
+            if !self
+                .visits
+                .last()
+                .is_some_and(|last| Arc::ptr_eq(last, shapes))
+            {
+                self.visits.push(Arc::clone(shapes));
+            }
         }
+        // At most one visit a sample, and samples of a batch are a u32.
+        let visit = u32::try_from(self.visits.len().saturating_sub(1)).unwrap_or(u32::MAX);
         for (slot, row) in (entry.slot..).zip(entry.row..entry.row + entry.count) {
             self.sample_ids[slot as usize] = place.first_sample + u64::from(row);
-            if let Some(shapes) = shapes {
-                self.sources[slot as usize] = (Arc::clone(shapes), row);
+            if let Some(source) = self.sources.get_mut(slot as usize) {
+                *source = (visit, row);
             }
         }
     }
 
     /// Allocates the buffers. False if shapes are still missing.
     fn lay_out(&mut self, context: &Context<'_>) -> Result<bool> {
-        if self
-            .sources
-            .iter()
-            .any(|(shapes, _)| shapes.get().is_none())
-        {
+        let shapes: Option<Vec<&Arc<ChunkShapes>>> =
+            self.visits.iter().map(|visit| visit.get()).collect();
+        let Some(shapes) = shapes else {
             return Ok(false);
-        }
+        };
         let mut arrays = Vec::new();
         let mut padded = Vec::with_capacity(context.layouts.len());
         for (field, layout) in context.layouts.iter().enumerate() {
-            let extents = self.sources.iter().filter_map(|(shapes, row)| {
-                let shapes = shapes.get()?.get(field)?.as_ref()?;
+            let extents = self.sources.iter().filter_map(|&(visit, row)| {
+                let shapes = shapes.get(visit as usize)?.get(field)?.as_ref()?;
                 Some(Extent {
-                    shape: shapes.shape(*row as usize),
-                    own: shapes.dtype(*row as usize),
+                    shape: shapes.shape(row as usize),
+                    own: shapes.dtype(row as usize),
                 })
             });
             let parts = layout.allocate(
@@ -556,11 +565,12 @@ impl OpenBatch {
             padded.push(
                 parts
                     .as_ref()
-                    .and_then(|parts| parts.padded().map(<[usize]>::to_vec)),
+                    .and_then(|parts| SlotShape::new(parts.padded()?)),
             );
             self.ragged.push(parts);
         }
         self.sources = Vec::new();
+        self.visits = Vec::new();
         self.padded = Arc::new(padded);
         self.owner = Some(SlotOwner::new(self.sample_ids.len(), arrays).ok_or_else(plan_bug)?);
         Ok(true)

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::shapes::Shapes;
 use crate::kernel::slots::SlotClaims;
 use crate::pool::PooledBuffer;
-use crate::shard::{RowRun, Scratch, Slots};
+use crate::shard::{RowRun, Scratch, SlotShape, Slots};
 
 use super::sampler::ChunkPlace;
 
@@ -22,7 +22,7 @@ use super::sampler::ChunkPlace;
 pub(crate) type ChunkShapes = Vec<Option<Shapes>>;
 
 /// The padded shapes of the fields of a batch.
-pub(crate) type Padded = Arc<Vec<Option<Vec<usize>>>>;
+pub(crate) type Padded = Arc<Vec<Option<SlotShape>>>;
 
 /// Learn the shapes of a chunk.
 pub(crate) struct ShapesTask {
@@ -294,9 +294,9 @@ impl Slots for TaskSlots {
         self.claims[claim as usize].get_mut(claimed_run as usize, self.first_array + array)
     }
 
-    fn padded_shape(&self, run: usize) -> Option<&[usize]> {
+    fn padded_shape(&self, run: usize) -> Option<SlotShape> {
         let (claim, _) = self.targets[run];
-        self.padded[claim as usize].get(self.field)?.as_deref()
+        *self.padded[claim as usize].get(self.field)?
     }
 }
 

@@ -6,6 +6,7 @@ use crate::codec;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::chunk::{Role, Stream};
+use crate::format::limits;
 use crate::format::pieces::{Span, cut_bytes, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
@@ -64,8 +65,31 @@ pub(crate) trait Slots {
     fn run(&mut self, run: usize, array: usize) -> &mut [u8];
 
     /// The shape every slot of a ragged field is padded to; `None`: slots are exactly as large as their samples.
-    fn padded_shape(&self, _run: usize) -> Option<&[usize]> {
+    fn padded_shape(&self, _run: usize) -> Option<SlotShape> {
         None
+    }
+}
+
+/// A shape that can be copied: asking for one allocates nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlotShape {
+    dims: [usize; limits::MAX_RANK],
+    rank: usize,
+}
+
+impl SlotShape {
+    /// `None` if there are more dims than the format has.
+    pub(crate) fn new(shape: &[usize]) -> Option<Self> {
+        let mut dims = [0; limits::MAX_RANK];
+        dims.get_mut(..shape.len())?.copy_from_slice(shape);
+        Some(Self {
+            dims,
+            rank: shape.len(),
+        })
+    }
+
+    pub(crate) fn dims(&self) -> &[usize] {
+        &self.dims[..self.rank]
     }
 }
 

@@ -313,7 +313,7 @@ impl<'a> Job<'a> {
         let Some(shapes) = self.shapes else {
             return Ok(());
         };
-        let padded = slots.padded_shape(i).map(<[usize]>::to_vec);
+        let padded = slots.padded_shape(i);
         let piece_start = decoded.prefix[span.first as usize].stored + span.start;
         for row in rows {
             let shape = shapes.shape(row as usize);
@@ -347,7 +347,14 @@ impl<'a> Job<'a> {
                 let start = self.slot_offset(run, row, dst.len());
                 let end = start + dst.len() / run.count as usize;
                 let dst = dst.get_mut(start..end).ok_or_else(slot_bug)?;
-                self.place(&block, before.elements, padded, size, decoded.patches, dst)?;
+                self.place(
+                    &block,
+                    before.elements,
+                    padded.dims(),
+                    size,
+                    decoded.patches,
+                    dst,
+                )?;
             } else {
                 let start = to_usize(before.out_bytes - decoded.prefix[run.row as usize].out_bytes)
                     + first * size;
@@ -477,11 +484,11 @@ impl<'a> Job<'a> {
     fn fill_padding(&self, slots: &mut dyn Slots) {
         let Some(shapes) = self.shapes else { return };
         for (i, run) in self.runs.iter().enumerate() {
-            let Some(padded) = slots.padded_shape(i).map(<[usize]>::to_vec) else {
+            let Some(padded) = slots.padded_shape(i) else {
                 continue;
             };
             for row in run.row..run.end() {
-                if shapes.shape(row as usize) != padded {
+                if shapes.shape(row as usize) != padded.dims() {
                     let dst = slots.run(i, 0);
                     let len = dst.len() / run.count as usize;
                     let start = self.slot_offset(run, row, dst.len());
