@@ -12,7 +12,7 @@ use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::{RowRun, SlotShape};
 
 use super::Loader;
-use super::plan::{Entry, Planner};
+use super::plan::{Entry, Planner, Visit};
 use super::prefetch::{ChunkShapes, DecodeTask, Padded, Report, ShapesTask, Workers};
 use super::sampler::ChunkPlace;
 
@@ -108,6 +108,9 @@ struct WaitingVisit {
     id: u64,
     place: ChunkPlace,
     entries: Vec<Entry>,
+    /// The batches of the entries, and for each entry which of them.
+    batches: Vec<u64>,
+    of_entries: Vec<u32>,
     shapes: Arc<VisitShapes>,
 }
 
@@ -310,7 +313,8 @@ impl State {
         // A visit waits for a batch that only the next round completes.
         if context.options.ragged
             && self.waiting.iter().any(|visit| {
-                visit.shapes.get().is_some() && visit.entries.iter().any(|e| e.batch >= planned)
+                visit.shapes.get().is_some()
+                    && visit.batches.last().is_some_and(|&batch| batch >= planned)
             })
         {
             return true;
@@ -338,7 +342,8 @@ impl State {
                 batch.plan(place, entry, context.options.ragged.then_some(&shapes));
             }
         }
-        for batch in distinct_batches(&entries) {
+        let (batches, of_entries) = Visit::batches(&entries);
+        for &batch in &batches {
             if let Some(batch) = self.batch_mut(batch) {
                 batch.pending += 1;
             }
@@ -352,6 +357,8 @@ impl State {
             id,
             place,
             entries,
+            batches,
+            of_entries,
             shapes,
         });
     }
@@ -370,7 +377,7 @@ impl State {
             let laid_out = self.laid_out;
             let ready = !context.options.ragged
                 || front.shapes.get().is_some()
-                    && front.entries.iter().all(|entry| entry.batch < laid_out);
+                    && front.batches.last().is_none_or(|&batch| batch < laid_out);
             if !ready {
                 break;
             }
@@ -396,18 +403,14 @@ impl State {
     }
 
     fn send(&mut self, context: &Context<'_>, visit: WaitingVisit) -> Result<()> {
-        let batches = distinct_batches(&visit.entries);
+        let batches = visit.batches;
         let mut claim_runs: Vec<Vec<(u32, u32)>> = vec![Vec::new(); batches.len()];
         let mut runs = Vec::with_capacity(visit.entries.len());
         let mut targets = Vec::with_capacity(visit.entries.len());
-        for entry in &visit.entries {
-            let at = batches.binary_search(&entry.batch).unwrap_or(0);
-            let claim = u32::try_from(at).unwrap_or(u32::MAX);
-            targets.push((
-                claim,
-                u32::try_from(claim_runs[at].len()).unwrap_or(u32::MAX),
-            ));
-            claim_runs[at].push((entry.slot, entry.count));
+        for (entry, &claim) in visit.entries.iter().zip(&visit.of_entries) {
+            let claimed = &mut claim_runs[claim as usize];
+            targets.push((claim, u32::try_from(claimed.len()).unwrap_or(u32::MAX)));
+            claimed.push((entry.slot, entry.count));
             runs.push(RowRun {
                 row: entry.row,
                 count: entry.count,
@@ -457,7 +460,7 @@ impl State {
                     .waiting
                     .iter()
                     .find(|w| w.id == visit)
-                    .and_then(|w| w.entries.iter().map(|e| e.batch).min());
+                    .and_then(|w| w.batches.first().copied());
                 if let Some(batch) = first.and_then(|number| self.batch_mut(number)) {
                     batch.error.get_or_insert(error);
                 }
@@ -588,13 +591,6 @@ impl OpenBatch {
             fields,
         })
     }
-}
-
-fn distinct_batches(entries: &[Entry]) -> Vec<u64> {
-    let mut batches: Vec<u64> = entries.iter().map(|entry| entry.batch).collect();
-    batches.sort_unstable();
-    batches.dedup();
-    batches
 }
 
 fn plan_bug() -> Error {

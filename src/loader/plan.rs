@@ -20,6 +20,47 @@ pub(crate) struct Visit {
     pub(crate) entries: Vec<Entry>,
 }
 
+impl Visit {
+    /// Puts the entries in the order of their rows.
+    fn sort(&mut self) {
+        if self.entries.len() != self.place.num_samples as usize {
+            self.entries.sort_unstable_by_key(|entry| entry.row);
+            return;
+        }
+        // Every row comes once, so that a row is its entry's place.
+        let mut sorted = self.entries.clone();
+        for entry in &self.entries {
+            if let Some(place) = sorted.get_mut(entry.row as usize) {
+                *place = *entry;
+            }
+        }
+        self.entries = sorted;
+    }
+
+    /// The batches that the entries go to, ascending, and for each entry which of them.
+    pub(crate) fn batches(entries: &[Entry]) -> (Vec<u64>, Vec<u32>) {
+        let first = entries.iter().map(|entry| entry.batch).min().unwrap_or(0);
+        let last = entries.iter().map(|entry| entry.batch).max().unwrap_or(0);
+        // A visit reaches over the batches of a round, a few thousand at most: a table beats sorting.
+        let place = |entry: &Entry| usize::try_from(entry.batch - first).unwrap_or(usize::MAX);
+        let mut ordinals = vec![u32::MAX; usize::try_from(last - first).unwrap_or(0) + 1];
+        for entry in entries {
+            ordinals[place(entry)] = 0;
+        }
+        let mut batches = Vec::new();
+        for (batch, ordinal) in (first..).zip(&mut ordinals) {
+            if *ordinal == 0 {
+                *ordinal = u32::try_from(batches.len()).unwrap_or(u32::MAX);
+                batches.push(batch);
+            }
+        }
+        (
+            batches,
+            entries.iter().map(|entry| ordinals[place(entry)]).collect(),
+        )
+    }
+}
+
 /// Hands out visits, round by round.
 #[derive(Debug)]
 pub(crate) struct Planner {
@@ -112,9 +153,7 @@ impl Planner {
                     });
                     self.next += 1;
                 }
-                for visit in &mut visits {
-                    visit.entries.sort_unstable_by_key(|entry| entry.row);
-                }
+                visits.iter_mut().for_each(Visit::sort);
             }
         }
         visits.retain(|visit| !visit.entries.is_empty());
