@@ -61,6 +61,6 @@ pub use storage::IoMode;
 pub use tensor::{Element, Tensor, TensorView, to_le_bytes};
 
 /// Compiles and runs the Rust code of README.md.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctest;
