@@ -30,7 +30,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let frame: Vec<u8> = (0..3 * 32 * 32)
             .map(|j| u8::try_from((i + j / 7) % 256).unwrap_or(0))
             .collect();
-        let latent: Vec<f32> = (0..256).map(|j| ((i + j) as f32 * 0.05).sin()).collect();
+        let latent: Vec<f32> = (0..256)
+            .map(|j| {
+                let phase = (i * 256 + j) as f32;
+                (phase * 0.05).sin() + 0.2 * (phase * 1.7).sin()
+            })
+            .collect();
         let num_tokens = 1 + i % 5;
         let tokens: Vec<half::f16> = (0..num_tokens * 16)
             .map(|j| half::f16::from_f32(j as f32))
