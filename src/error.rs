@@ -292,7 +292,10 @@ impl fmt::Display for Error {
             ErrorKind::Unsupported { what, hint } => {
                 write!(f, "unsupported {what}{location}: {hint}")
             }
-            ErrorKind::InvalidArgument { message } => write!(f, "{message}{location}"),
+            ErrorKind::InvalidArgument { message } => match (&location.path, &location.field) {
+                (Some(path), None) => write!(f, "{}: {message}", path.display()),
+                _ => write!(f, "{message}{location}"),
+            },
             ErrorKind::Unrepresentable {
                 value,
                 sample,

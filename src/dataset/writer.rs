@@ -227,7 +227,7 @@ impl ShardWriterBuilder {
         let exists = path.join(MANIFEST_NAME).exists();
         if exists && !self.overwrite {
             return Err(Error::invalid(
-                "there is a dataset already; ask to overwrite it, or to append to it",
+                "there is a dataset already; overwrite it or append to it (`--overwrite`, `--append`)",
             )
             .in_file(path));
         }

@@ -1,5 +1,7 @@
 //! Where bytes come from and go to: positional, stateless reading; append-only writing.
 
+#[cfg(test)]
+mod conformance;
 pub(crate) mod file;
 mod memory;
 pub(crate) mod mmap;
