@@ -3,12 +3,29 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytemuck::{Pod, Zeroable};
-
 /// A cache line: buffers are aligned for every element type and vector width.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+const ALIGN: usize = 64;
+
+/// Memory that starts somewhere before the first cache line that is used. An aligned allocation would be zeroed by
+/// hand, by the thread that plans; this one is zeroed by the system, page by page, when a worker first writes to it.
+#[derive(Debug, Default)]
+struct Memory(Vec<u8>);
+
+impl Memory {
+    /// `len` is a multiple of [`ALIGN`].
+    fn zeroed(len: usize) -> Self {
+        Self(vec![0; len + ALIGN - 1])
+    }
+
+    /// Usable bytes.
+    fn len(&self) -> usize {
+        (self.0.len() + 1).saturating_sub(ALIGN)
+    }
+
+    fn start(&self) -> usize {
+        self.0.as_ptr().align_offset(ALIGN)
+    }
+}
 
 /// A pool of buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +35,7 @@ pub(crate) struct BufferPool {
 
 #[derive(Debug, Default)]
 struct Inner {
-    free: Mutex<Vec<Vec<Line>>>,
+    free: Mutex<Vec<Memory>>,
     in_use: AtomicU64,
     peak: AtomicU64,
     hits: AtomicU64,
@@ -29,7 +46,7 @@ struct Inner {
 
 /// A buffer on loan. Its bytes are initialized, but may be those of its last use.
 pub(crate) struct PooledBuffer {
-    lines: Vec<Line>,
+    memory: Memory,
     len: usize,
     pool: Arc<Inner>,
 }
@@ -53,7 +70,7 @@ impl BufferPool {
 
     /// A buffer of `len` bytes.
     pub(crate) fn take(&self, len: usize) -> PooledBuffer {
-        let need = len.div_ceil(64);
+        let need = len.next_multiple_of(ALIGN);
         let recycled = {
             let mut free = self
                 .inner
@@ -61,12 +78,13 @@ impl BufferPool {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             // The smallest that is large enough, and not wastefully larger.
-            let fit = |lines: &Vec<Line>| lines.len() >= need && lines.len() / 2 <= need.max(64);
+            let fit =
+                |memory: &Memory| memory.len() >= need && memory.len() / 2 <= need.max(64 * ALIGN);
             let best = free
                 .iter()
                 .enumerate()
-                .filter(|(_, lines)| fit(lines))
-                .min_by_key(|(_, lines)| lines.len());
+                .filter(|(_, memory)| fit(memory))
+                .min_by_key(|(_, memory)| memory.len());
             best.map(|(i, _)| i).map(|i| free.swap_remove(i))
         };
         let counter = if recycled.is_some() {
@@ -75,12 +93,12 @@ impl BufferPool {
             &self.inner.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let lines = recycled.unwrap_or_else(|| bytemuck::zeroed_vec(need));
-        let bytes = lines.len() as u64 * 64;
+        let memory = recycled.unwrap_or_else(|| Memory::zeroed(need));
+        let bytes = memory.len() as u64;
         let in_use = self.inner.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.inner.peak.fetch_max(in_use, Ordering::Relaxed);
         PooledBuffer {
-            lines,
+            memory,
             len,
             pool: Arc::clone(&self.inner),
         }
@@ -99,20 +117,22 @@ impl BufferPool {
 
 impl AsMut<[u8]> for PooledBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        let start = self.memory.start();
+        &mut self.memory.0[start..start + self.len]
     }
 }
 
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        let start = self.memory.start();
+        &self.memory.0[start..start + self.len]
     }
 }
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        let lines = std::mem::take(&mut self.lines);
-        let bytes = lines.len() as u64 * 64;
+        let memory = std::mem::take(&mut self.memory);
+        let bytes = memory.len() as u64;
         self.pool.in_use.fetch_sub(bytes, Ordering::Relaxed);
         if bytes == 0 {
             return;
@@ -122,9 +142,9 @@ impl Drop for PooledBuffer {
             .free
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let kept: u64 = free.iter().map(|lines| lines.len() as u64 * 64).sum();
+        let kept: u64 = free.iter().map(|memory| memory.len() as u64).sum();
         if kept + bytes <= self.pool.keep.load(Ordering::Relaxed) {
-            free.push(lines);
+            free.push(memory);
         }
     }
 }

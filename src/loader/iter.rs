@@ -203,13 +203,15 @@ impl Batches {
             while let Some(report) = state.workers.poll() {
                 state.take_report(report);
             }
-            if let Err(error) = state.plan_ahead(&context) {
-                break Some(Err(error));
-            }
+            let planned = match state.plan_ahead(&context) {
+                Ok(planned) => planned,
+                Err(error) => break Some(Err(error)),
+            };
             match state.deliver(&context, self.delivered) {
                 Delivery::Batch(batch) => break Some(Ok(*batch)),
                 Delivery::Failed(error) => break Some(Err(error)),
                 Delivery::End => break None,
+                Delivery::NotYet if planned => continue,
                 Delivery::NotYet => {}
             }
             let start = Instant::now();
@@ -285,15 +287,21 @@ impl State {
         self.open.get_mut(at)
     }
 
-    /// Plans rounds until enough batches are on their way, and sends out what can be decoded.
-    fn plan_ahead(&mut self, context: &Context<'_>) -> Result<()> {
+    /// Plans rounds until enough batches are on their way, and sends out what can be decoded. True if it planned some,
+    /// but not enough yet: every call plans twice the batches that a delivery takes, so that plans get ahead of the
+    /// consumer, but the first batch does not wait for all of them.
+    fn plan_ahead(&mut self, context: &Context<'_>) -> Result<bool> {
+        let enough = self.planner.planned_batches().saturating_add(2);
         loop {
             self.send_ready(context)?;
             if !self.wants_round(context) {
-                return Ok(());
+                return Ok(false);
+            }
+            if self.planner.planned_batches() >= enough {
+                return Ok(true);
             }
             let Some(visits) = self.planner.next_round() else {
-                return Ok(());
+                return Ok(false);
             };
             for visit in visits {
                 self.admit(context, visit.place, visit.entries);
