@@ -1,7 +1,8 @@
 //! Filters: the bytes of one piece to as many bytes, reversibly, so that a codec finds more (format-spec 8).
 //!
 //! To add a filter: write `src/filter/foo.rs` with an `impl Filter`, add one line to `FILTERS` and one row to the
-//! table of format-spec 8. Every test and bench over the table then covers it.
+//! table of format-spec 8. The tests over the table then cover it; CONTRIBUTING.md
+//! names the lists beside it.
 
 mod bit_shuffle;
 mod byte_shuffle;

@@ -1,8 +1,8 @@
 //! Quantizers: the elements of a field to stored elements, and back (format-spec 9).
 //!
 //! To add a quantizer: write `src/quant/foo.rs` with an `impl Quantizer`, add one variant to [`QuantParams`] and
-//! [`QuantSpec`], one line to `QUANTIZERS` and one row to the table of format-spec 9. Every test and bench over the
-//! table then covers it.
+//! [`QuantSpec`], one line to `QUANTIZERS` and one row to the table of format-spec 9. CONTRIBUTING.md names
+//! the checks to call from its tests.
 
 mod affine;
 mod calibrate;
