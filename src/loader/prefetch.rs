@@ -11,10 +11,9 @@ use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 
 use crate::dataset::{Dataset, FieldLayout};
 use crate::error::{Error, Result};
-use crate::format::shapes::Shapes;
 use crate::kernel::slots::SlotClaims;
 use crate::pool::PooledBuffer;
-use crate::shard::{RowRun, Scratch, SlotShape, Slots};
+use crate::shard::{RowRun, Scratch, Shapes, SlotShape, Slots};
 
 use super::sampler::ChunkPlace;
 

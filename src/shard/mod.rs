@@ -10,3 +10,6 @@ pub(crate) use decode::{Form, Normalize, RowRun, Scratch, SlotShape, Slots, Tabl
 pub(crate) use encode::{ChunkBlock, EncodedChunk, FieldBlock, encode_chunk};
 pub(crate) use reader::ShardReader;
 pub(crate) use writer::ShardFileWriter;
+
+// What the shapes streams say: `loader` lays batches out by it, without a look at the format.
+pub(crate) use crate::format::shapes::Shapes;
