@@ -12,7 +12,8 @@ fn codecs(c: &mut Criterion) {
     let array = photos();
     let mut group = c.benchmark_group("codec/photos");
     group.sample_size(10);
-    memcpy(&mut group, 64 * 12288, array.data.len());
+    let len = array.data.len();
+    memcpy(&mut group, 64 * 12288, len, len);
     for codec in [
         "none",
         "snappy",
@@ -40,7 +41,8 @@ fn filters(c: &mut Criterion) {
     let array = latents();
     let mut group = c.benchmark_group("filter/latents");
     group.sample_size(10);
-    memcpy(&mut group, 64 * 16384, array.data.len());
+    let len = array.data.len();
+    memcpy(&mut group, 64 * 16384, len, len);
     let chains: [(&str, &[FilterId]); 4] = [
         ("none", &[]),
         ("byte_shuffle", &[FilterId::BYTE_SHUFFLE]),

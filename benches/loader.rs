@@ -22,7 +22,8 @@ fn epochs(
     let sample_bytes = array.data.len() / array.shape[0];
     let mut group = c.benchmark_group(format!("loader/{name}"));
     group.sample_size(10);
-    memcpy(&mut group, batch_size * sample_bytes, array.data.len());
+    let len = array.data.len();
+    memcpy(&mut group, batch_size * sample_bytes, len, len);
     for &shuffle in shuffles {
         for num_workers in [1, 2] {
             let word = match shuffle {

@@ -12,7 +12,8 @@ fn dequantize(c: &mut Criterion) {
     let array = latents();
     let mut group = c.benchmark_group("dequantize/latents");
     group.sample_size(10);
-    memcpy(&mut group, 64 * 16384, array.data.len());
+    let len = array.data.len();
+    memcpy(&mut group, 64 * 16384, len, len);
     let none = CodecSpec::parse("none").expect("a codec");
     for spec in [
         "f16",
@@ -57,7 +58,8 @@ fn normalize(c: &mut Criterion) {
     let array = photos();
     let mut group = c.benchmark_group("normalize/photos");
     group.sample_size(10);
-    memcpy(&mut group, 64 * 12288 * 4, array.data.len() * 4);
+    let len = array.data.len() * 4;
+    memcpy(&mut group, 64 * 12288 * 4, len, len);
     let path = write(
         folder.path(),
         "u8",

@@ -14,7 +14,8 @@ fn writer(c: &mut Criterion) {
     ] {
         let mut group = c.benchmark_group(format!("writer/{name}"));
         group.sample_size(10);
-        memcpy(&mut group, 64 << 10, array.data.len());
+        let len = array.data.len();
+        memcpy(&mut group, 64 << 10, len, len);
         for num_workers in [1, 2] {
             let mut spec: FieldSpec = field(&array);
             if let Some(quant) = &quant {
