@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{collect, small_dataset};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Loader, QuantSpec, Result, Sample,
-    ShardWriter, TensorView, to_le_bytes,
+    ShardWriter, Shuffle, TensorView, to_le_bytes,
 };
 
 fn shard_files(folder: &Path) -> Vec<PathBuf> {
@@ -280,5 +280,65 @@ fn text_mode_transfer_is_named() -> Result<()> {
     }
     let message = read_all(converted).unwrap_err().to_string();
     assert!(message.contains("text-mode"), "{message}");
+    Ok(())
+}
+
+/// Ragged samples in chunks of 3, so that most batches take from two chunks.
+fn ragged_bytes() -> Result<Vec<u8>> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::ragged("x", DType::U8, [None]))
+        .samples_per_chunk(3)
+        .shard_ids_from(1)
+        .create(&path)?;
+    for i in 0..7u8 {
+        let len = usize::from(i % 4);
+        writer.append(&[("x", TensorView::new(DType::U8, &[len], &vec![i; len])?)])?;
+    }
+    writer.finish()?;
+    Ok(fs::read(&shard_files(&path)[0]).unwrap())
+}
+
+#[test]
+fn a_damaged_ragged_shard_never_stops_the_loader() -> Result<()> {
+    let bytes = ragged_bytes()?;
+    for batch_size in [1, 2, 4, 5] {
+        for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
+            let intact = Dataset::builder().open_bytes(bytes.clone())?;
+            let loader = Loader::builder().shuffle(shuffle).num_workers(1);
+            let intact: Vec<_> = loader
+                .clone()
+                .open_dataset(&intact)?
+                .batches(batch_size)
+                .collect::<Result<_>>()?;
+            for at in 0..bytes.len() {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1;
+                let Ok(dataset) = Dataset::builder().open_bytes(damaged) else {
+                    continue;
+                };
+                let batches = loader.clone().open_dataset(&dataset)?.batches(batch_size);
+                let (sender, receiver) = std::sync::mpsc::channel();
+                std::thread::spawn(move || sender.send(batches.collect::<Vec<_>>()));
+                let results = receiver
+                    .recv_timeout(std::time::Duration::from_secs(20))
+                    .unwrap_or_else(|_| {
+                        panic!("{shuffle:?}, batches of {batch_size}, byte {at}: the loader hangs")
+                    });
+                // What comes before the error is what was written, and an epoch without an error is whole.
+                let is_whole = results.iter().all(Result::is_ok);
+                assert!(!is_whole || results.len() == intact.len());
+                for (result, intact) in results.iter().zip(&intact) {
+                    let Ok(batch) = result else { break };
+                    assert_eq!(batch.sample_ids(), intact.sample_ids());
+                    assert_eq!(
+                        batch.field("x")?.as_slice::<u8>()?,
+                        intact.field("x")?.as_slice::<u8>()?
+                    );
+                }
+            }
+        }
+    }
     Ok(())
 }

@@ -83,6 +83,8 @@ struct State {
     next_visit: u64,
     /// Batches before this one are laid out.
     laid_out: u64,
+    /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
+    end: u64,
 }
 
 #[derive(Debug)]
@@ -112,6 +114,19 @@ struct WaitingVisit {
     batches: Vec<u64>,
     of_entries: Vec<u32>,
     shapes: Arc<VisitShapes>,
+}
+
+impl WaitingVisit {
+    /// Leaves out what goes to batch `end` and those after it.
+    fn cut(&mut self, end: u64) {
+        let len = self.batches.partition_point(|&batch| batch < end);
+        if len == self.batches.len() {
+            return;
+        }
+        self.batches.truncate(len);
+        self.entries.retain(|entry| entry.batch < end);
+        self.of_entries.retain(|&ordinal| (ordinal as usize) < len);
+    }
 }
 
 impl Batches {
@@ -170,6 +185,7 @@ impl Batches {
             waiting: VecDeque::new(),
             next_visit: 0,
             laid_out: 0,
+            end: u64::MAX,
         });
         Ok(num_batches)
     }
@@ -381,8 +397,14 @@ impl State {
             let complete = self.planner.planned_batches();
             self.lay_out(context, complete)?;
         }
-        while let Some(front) = self.waiting.front() {
+        while let Some(front) = self.waiting.front_mut() {
             let laid_out = self.laid_out;
+            // What goes to later batches would wait for them forever, and batches before them for it.
+            front.cut(self.end);
+            if front.batches.is_empty() {
+                self.waiting.pop_front();
+                continue;
+            }
             let ready = !context.options.ragged
                 || front.shapes.get().is_some()
                     && front.batches.last().is_none_or(|&batch| batch < laid_out);
@@ -469,8 +491,11 @@ impl State {
                     .iter()
                     .find(|w| w.id == visit)
                     .and_then(|w| w.batches.first().copied());
-                if let Some(batch) = first.and_then(|number| self.batch_mut(number)) {
-                    batch.error.get_or_insert(error);
+                if let Some(number) = first {
+                    self.end = self.end.min(number);
+                    if let Some(batch) = self.batch_mut(number) {
+                        batch.error.get_or_insert(error);
+                    }
                 }
             }
             Report::Decoded { batches, result } => {
