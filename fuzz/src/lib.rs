@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use tensorshard::{
-    CodecSpec, DType, Dataset, FieldSpec, QuantSpec, ShardWriter, TensorView, to_le_bytes,
+    CodecSpec, DType, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder, QuantSpec, Ragged,
+    ShardWriter, Shuffle, TensorView, to_le_bytes,
 };
 
 /// Inputs have at most 64 KiB; no honest reaction to one needs more than this at once.
@@ -67,6 +68,43 @@ pub fn exercise(dataset: &Dataset) {
     let _ = dataset.get(0);
     let _ = dataset.get(last);
     let _ = dataset.get_many(&[last, 0, last / 2, last]);
+    // Ragged fields as they come, then padded where that is possible.
+    let options = Loader::builder().num_workers(1).memory_budget(1 << 24);
+    load(options.clone(), dataset);
+    let mut padded = options.clone();
+    for field in dataset.schema().fields() {
+        let output = FieldOutput::new().ragged(Ragged::Padded);
+        let one = options
+            .clone()
+            .fields([field.name()])
+            .output(field.name(), output.clone());
+        if one.open_dataset(dataset).is_ok() {
+            padded = padded.output(field.name(), output);
+        }
+    }
+    load(padded.shuffle(Shuffle::windowed()), dataset);
+}
+
+/// The first batches. An epoch ends with its last batch or with an error, and neither earlier nor later.
+fn load(options: LoaderBuilder, dataset: &Dataset) {
+    let Ok(loader) = options.open_dataset(dataset) else {
+        return;
+    };
+    let mut batches = loader.batches(4);
+    // Samples without bytes can be many.
+    let expected = loader.num_batches(4);
+    for _ in 0..expected.min(8) {
+        match batches.next().expect("as many batches as promised") {
+            Ok(batch) => assert!(!batch.is_empty()),
+            Err(_) => {
+                assert!(batches.next().is_none(), "an error ends the epoch");
+                return;
+            }
+        }
+    }
+    if expected <= 8 {
+        assert!(batches.next().is_none(), "no more batches than promised");
+    }
 }
 
 /// Applies the edits that the rest of the input lists: bytes and integers set, bits flipped, cuts.
