@@ -315,14 +315,17 @@ impl Loader {
         let Some(sample_bytes) = self.sample_bytes() else {
             return Ok(());
         };
-        let samples = round_samples.saturating_add(2 * batch_size as u64);
+        // No order needs more than all samples at once.
+        let samples = round_samples
+            .saturating_add(2 * batch_size as u64)
+            .min(self.num_samples());
         let minimum = samples.saturating_mul(sample_bytes);
         if minimum <= self.options.memory_budget {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "memory_budget is {} bytes; this order needs at least {minimum} (a window of {round_samples} samples and \
-             two batches, {sample_bytes} bytes a sample)",
+            "memory_budget is {} bytes; this order needs at least {minimum} ({samples} samples of \
+             {sample_bytes} bytes); use smaller batches, a smaller window, or a larger budget",
             self.options.memory_budget
         )))
     }
