@@ -213,7 +213,7 @@ impl Dataset {
     /// The same dataset, with only some fields: the others are never read.
     ///
     /// # Errors
-    /// `InvalidArgument` for a field that is not there, or is named twice.
+    /// `InvalidArgument` for a field that is not there.
     pub fn select<S: AsRef<str>>(&self, fields: impl IntoIterator<Item = S>) -> Result<Self> {
         let ordinals: Result<Vec<usize>> = fields
             .into_iter()
@@ -223,16 +223,9 @@ impl Dataset {
                     .ok_or_else(|| self.schema().no_such_field(name.as_ref()))
             })
             .collect();
-        let ordinals = ordinals?;
-        let mut sorted = ordinals.clone();
-        sorted.sort_unstable();
-        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-            let name = self.schema().fields()[pair[0]].name();
-            return Err(Error::invalid(format!("field {name:?} is asked for twice")));
-        }
         Ok(Self {
             inner: Arc::clone(&self.inner),
-            selected: ordinals.into(),
+            selected: ordinals?.into(),
         })
     }
 

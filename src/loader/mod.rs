@@ -187,6 +187,16 @@ impl LoaderBuilder {
     /// # Errors
     /// `InvalidArgument` for fields or outputs that do not fit the dataset.
     pub fn open_dataset(self, dataset: &Dataset) -> Result<Loader> {
+        if let Some(fields) = &self.fields {
+            let mut names: Vec<&String> = fields.iter().collect();
+            names.sort_unstable();
+            if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(Error::invalid(format!(
+                    "field {:?} is asked for twice",
+                    pair[0]
+                )));
+            }
+        }
         let dataset = match &self.fields {
             Some(fields) => dataset.select(fields)?,
             None => dataset.clone(),
