@@ -223,6 +223,8 @@ fn bad_options_are_named() -> Result<()> {
     assert!(
         message(Loader::builder().shuffle(Shuffle::Windowed { window: 0 })).contains("at least 1")
     );
+    assert!(message(Loader::builder().fields(["image", "image"])).contains("twice"));
+    assert!(message(Loader::builder().num_workers(100_000)).contains("too many"));
     let budget = Loader::builder().fields(["image"]).memory_budget(1000);
     assert!(message(budget).contains("needs at least"));
     let zero = Loader::open(&path)?.batches(0).next().unwrap().unwrap_err();

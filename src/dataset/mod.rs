@@ -17,6 +17,8 @@ pub use output::{FieldOutput, Ragged};
 pub use verify::{Damage, ShardCheck, VerifyReport};
 pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 
+pub(crate) use writer::check_workers;
+
 pub(crate) use batch::{Extent, FieldLayout, RaggedParts};
 
 use std::collections::HashMap;

@@ -305,6 +305,7 @@ impl ShardWriter {
                 limits::SAMPLES_PER_CHUNK
             )));
         }
+        check_workers(options.num_workers)?;
         let metadata = metadata::encode(&options.metadata)?;
         let schema_bytes = Arc::new(schema.encode()?);
         let created_folder = !path.exists();
@@ -659,6 +660,19 @@ impl Drop for ShardWriter {
             fs::remove_dir(&self.path).ok();
         }
     }
+}
+
+/// Threads that may be asked for: beyond, the system runs out of address space before it says so.
+const MAX_WORKERS: usize = 1024;
+
+/// Refuses more workers than any machine can use.
+pub(crate) fn check_workers(num_workers: usize) -> Result<()> {
+    if num_workers <= MAX_WORKERS {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{num_workers} workers are too many; ask for 0 (one per core) to {MAX_WORKERS}"
+    )))
 }
 
 fn check_value(field: &Field, view: &TensorView<'_>, shape: &[usize]) -> Result<()> {

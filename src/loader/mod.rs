@@ -187,6 +187,16 @@ impl LoaderBuilder {
     /// # Errors
     /// `InvalidArgument` for fields or outputs that do not fit the dataset.
     pub fn open_dataset(self, dataset: &Dataset) -> Result<Loader> {
+        if let Some(fields) = &self.fields {
+            let mut names: Vec<&String> = fields.iter().collect();
+            names.sort_unstable();
+            if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(Error::invalid(format!(
+                    "field {:?} is asked for twice",
+                    pair[0]
+                )));
+            }
+        }
         let dataset = match &self.fields {
             Some(fields) => dataset.select(fields)?,
             None => dataset.clone(),
@@ -315,14 +325,17 @@ impl Loader {
         let Some(sample_bytes) = self.sample_bytes() else {
             return Ok(());
         };
-        let samples = round_samples.saturating_add(2 * batch_size as u64);
+        // No order needs more than all samples at once.
+        let samples = round_samples
+            .saturating_add(2 * batch_size as u64)
+            .min(self.num_samples());
         let minimum = samples.saturating_mul(sample_bytes);
         if minimum <= self.options.memory_budget {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "memory_budget is {} bytes; this order needs at least {minimum} (a window of {round_samples} samples and \
-             two batches, {sample_bytes} bytes a sample)",
+            "memory_budget is {} bytes; this order needs at least {minimum} ({samples} samples of \
+             {sample_bytes} bytes); use smaller batches, a smaller window, or a larger budget",
             self.options.memory_budget
         )))
     }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 
-use crate::dataset::{Dataset, FieldLayout};
+use crate::dataset::{Dataset, FieldLayout, check_workers};
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotClaims;
 use crate::pool::PooledBuffer;
@@ -78,6 +78,7 @@ impl Workers {
         layouts: &Arc<[FieldLayout]>,
         num_workers: usize,
     ) -> Result<Self> {
+        check_workers(num_workers)?;
         let num_workers = match num_workers {
             0 => std::thread::available_parallelism().map_or(1, NonZero::get),
             n => n,
