@@ -57,6 +57,11 @@ pub(crate) trait Codec: Sync {
     /// The name in the CLI and the specification.
     fn name(&self) -> &'static str;
 
+    /// The minor version of the format (format-spec 11) that the id came with.
+    fn since_minor(&self) -> u16 {
+        0
+    }
+
     /// The levels that may be asked for, if the codec has any.
     fn levels(&self) -> Option<RangeInclusive<u8>> {
         None

@@ -323,6 +323,7 @@ impl ShardWriter {
             schema.fields().iter().map(FieldReport::new).collect();
         let files = ShardFiles {
             folder: path.to_owned(),
+            version_minor: schema.version_minor()?,
             schema_bytes: Arc::clone(&schema_bytes),
             ids: ShardIds {
                 seed: options.seed,
@@ -908,6 +909,7 @@ fn write_in_order(mut files: ShardFiles, queue: &Receiver<Message>, tokens: &Sen
 /// The shard files of one writer.
 struct ShardFiles {
     folder: PathBuf,
+    version_minor: u16,
     schema_bytes: Arc<Vec<u8>>,
     ids: ShardIds,
     max_shard_len: u64,
@@ -966,6 +968,7 @@ impl ShardFiles {
             .in_file(path));
         }
         let header = ShardHeader {
+            version_minor: self.version_minor,
             shard_id,
             samples_per_chunk,
             piece_bytes: DEFAULT_PIECE_BYTES,

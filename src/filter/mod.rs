@@ -47,6 +47,11 @@ pub(crate) trait Filter: Sync {
     /// The name in the CLI and the specification.
     fn name(&self) -> &'static str;
 
+    /// The minor version of the format (format-spec 11) that the id came with.
+    fn since_minor(&self) -> u16 {
+        0
+    }
+
     /// Filters `src` into `dst`, which has the same length.
     fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]);
 

@@ -16,6 +16,7 @@ pub(crate) const FOOTER_LEN: usize = 88;
 /// What a shard says about itself at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
+    pub(crate) version_minor: u16,
     pub(crate) shard_id: ShardId,
     pub(crate) num_samples: u64,
     pub(crate) num_chunks: u64,
@@ -36,7 +37,7 @@ impl Footer {
         out.put_u64(self.file_len);
         out.put_u32(self.index_crc);
         out.put_u32(self.header_crc);
-        version::put_version(&mut out);
+        version::put_version(self.version_minor, &mut out);
         version::put_features(&mut out);
         out.put_u64(0);
         let crc = checksum(&Context::structure(self.shard_id.0, FOOTER), &out);
@@ -70,7 +71,7 @@ impl Footer {
         );
         expect_checksum("checksum of the footer", expected, footer_crc)?;
         let mut v = Cursor::new(version_and_features, "footer");
-        version::read_version(&mut v)?;
+        let version_minor = version::read_version(&mut v)?;
         version::read_features(&mut v)?;
         Cursor::new(reserved, "footer").reserved(8)?;
         expect_eq("file_len", file_len, claimed_len)?;
@@ -95,6 +96,7 @@ impl Footer {
         }
         Ok((
             Self {
+                version_minor,
                 shard_id,
                 num_samples,
                 num_chunks,

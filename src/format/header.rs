@@ -15,6 +15,7 @@ pub(crate) const HEADER_FIXED: usize = 64;
 /// What a shard says about itself at its start.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShardHeader {
+    pub(crate) version_minor: u16,
     pub(crate) shard_id: ShardId,
     pub(crate) samples_per_chunk: u32,
     pub(crate) piece_bytes: u32,
@@ -31,7 +32,7 @@ impl ShardHeader {
             .saturating_add(4);
         let mut out = Vec::new();
         out.put(&SHARD_MAGIC);
-        version::put_version(&mut out);
+        version::put_version(self.version_minor, &mut out);
         out.put_u32(header_len);
         version::put_features(&mut out);
         out.put(&self.shard_id.0);
@@ -70,7 +71,8 @@ impl ShardHeader {
         };
         let stored = u32::from_le_bytes(*tail);
         let mut c = Cursor::new(body, "shard header");
-        c.take(12)?;
+        c.take(8)?;
+        let version_minor = version::read_version(&mut c)?;
         c.take(4)?;
         let features = c.take(8)?;
         let shard_id = ShardId(c.array()?);
@@ -96,6 +98,7 @@ impl ShardHeader {
         let schema = Schema::parse(&schema_bytes)?;
         Ok((
             Self {
+                version_minor,
                 shard_id,
                 samples_per_chunk,
                 piece_bytes,

@@ -97,7 +97,7 @@ impl Manifest {
         expect_limit("samples", limits::SAMPLES, num_samples)?;
         let mut out = Vec::new();
         out.put(&MANIFEST_MAGIC);
-        version::put_version(&mut out);
+        version::put_version(Schema::parse(schema_bytes)?.version_minor()?, &mut out);
         version::put_features(&mut out);
         out.put_u32(if unfinished { FLAG_UNFINISHED } else { 0 });
         out.put_u64(

@@ -113,6 +113,19 @@ impl Field {
         self.quant != QuantParams::Identity
     }
 
+    /// The first minor version of the format that has every stage of this field.
+    fn since_minor(&self) -> Result<u16> {
+        let mut minor = self
+            .quant
+            .quantizer()
+            .since_minor()
+            .max(self.codec.codec()?.since_minor());
+        for filter in &self.filters {
+            minor = minor.max(filter.filter()?.since_minor());
+        }
+        Ok(minor)
+    }
+
     pub(crate) fn has_static_scales(&self) -> bool {
         self.quant.static_scales(self.is_ragged())
     }
@@ -444,6 +457,19 @@ impl Schema {
             return Err("more than one key field".to_owned());
         }
         Ok(())
+    }
+
+    /// The minor version that a file with this schema is written with: the lowest that has all of its stages, so that
+    /// older readers read what they can.
+    ///
+    /// # Errors
+    /// `Unsupported` for stages that this build does not have.
+    pub(crate) fn version_minor(&self) -> Result<u16> {
+        let mut minor = 0;
+        for field in &self.fields {
+            minor = minor.max(field.since_minor()?);
+        }
+        Ok(minor)
     }
 
     /// The fields, in order.

@@ -6,13 +6,11 @@ use super::wire::{Cursor, Put};
 
 /// The version that this crate writes.
 pub(crate) const MAJOR: u16 = 1;
-/// The minor version that this crate writes.
-pub(crate) const MINOR: u16 = 0;
 /// Feature bits that a reader must know; none exist yet.
 const KNOWN_INCOMPAT: u32 = 0;
 
-/// Reads `version_major` and `version_minor`, refusing an unknown major version.
-pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<()> {
+/// Reads `version_major` and `version_minor`, refusing an unknown major version. Returns the minor version.
+pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<u16> {
     let (major, minor) = (cursor.u16()?, cursor.u16()?);
     if major != MAJOR {
         return Err(Error::unsupported(
@@ -22,7 +20,7 @@ pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<()> {
             ),
         ));
     }
-    Ok(())
+    Ok(minor)
 }
 
 /// Reads the `incompat` and `compat` bits, refusing unknown `incompat` bits.
@@ -37,9 +35,11 @@ pub(crate) fn read_features(cursor: &mut Cursor<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn put_version(out: &mut Vec<u8>) {
+/// Writes the version; `minor` is [`Schema::version_minor`](super::schema::Schema::version_minor): a file is as old as
+/// what it uses.
+pub(crate) fn put_version(minor: u16, out: &mut Vec<u8>) {
     out.put_u16(MAJOR);
-    out.put_u16(MINOR);
+    out.put_u16(minor);
 }
 
 pub(crate) fn put_features(out: &mut Vec<u8>) {

@@ -170,6 +170,11 @@ pub(crate) trait Quantizer: Sync {
     /// The name in the CLI and the specification.
     fn name(&self) -> &'static str;
 
+    /// The minor version of the format (format-spec 11) that the id came with.
+    fn since_minor(&self) -> u16 {
+        0
+    }
+
     /// Reads the stage parameters of format-spec 9 and checks them.
     ///
     /// # Errors

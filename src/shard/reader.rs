@@ -80,10 +80,13 @@ impl ShardReader {
         expect_zeros(storage.as_ref(), header_len, header.end(), &mut scratch)?;
         let footer_bytes = storage.read(file_len - FOOTER_LEN as u64..file_len, &mut scratch)?;
         let (footer, footer_crc) = Footer::parse(footer_bytes, file_len)?;
-        if footer.shard_id != header.shard_id || footer.header_crc != header_crc {
+        if footer.shard_id != header.shard_id
+            || footer.header_crc != header_crc
+            || footer.version_minor != header.version_minor
+        {
             return Err(Error::corrupt(
                 "footer",
-                "the shard_id and header_crc of the header",
+                "the shard_id, header_crc and version of the header",
                 "others",
             ));
         }

@@ -17,6 +17,7 @@ use super::encode::EncodedChunk;
 /// A shard that is being written.
 pub(crate) struct ShardFileWriter<S: Sink> {
     sink: S,
+    version_minor: u16,
     shard_id: ShardId,
     samples_per_chunk: u32,
     header_crc: u32,
@@ -34,6 +35,7 @@ impl<S: Sink> ShardFileWriter<S> {
         sink.append(&bytes)?;
         Ok(Self {
             sink,
+            version_minor: header.version_minor,
             shard_id: header.shard_id,
             samples_per_chunk: header.samples_per_chunk,
             header_crc,
@@ -154,6 +156,7 @@ impl<S: Sink> ShardFileWriter<S> {
     /// Writes index and footer and makes the shard durable under its final name.
     pub(crate) fn finish(mut self) -> Result<(ShardRecord, S)> {
         let footer = Footer {
+            version_minor: self.version_minor,
             shard_id: self.shard_id,
             num_samples: self.num_samples,
             num_chunks: u64::from(self.num_chunks),
