@@ -3,29 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A cache line: buffers are aligned for every element type and vector width.
-const ALIGN: usize = 64;
+use crate::kernel::pages::{self, ALIGN, Part};
 
-/// Memory that starts somewhere before the first cache line that is used. An aligned allocation would be zeroed by
-/// hand, by the thread that plans; this one is zeroed by the system, page by page, when a worker first writes to it.
-#[derive(Debug, Default)]
-struct Memory(Vec<u8>);
-
-impl Memory {
-    /// `len` is a multiple of [`ALIGN`].
-    fn zeroed(len: usize) -> Self {
-        Self(vec![0; len + ALIGN - 1])
-    }
-
-    /// Usable bytes.
-    fn len(&self) -> usize {
-        (self.0.len() + 1).saturating_sub(ALIGN)
-    }
-
-    fn start(&self) -> usize {
-        self.0.as_ptr().align_offset(ALIGN)
-    }
-}
+/// Buffers of one size are made together, up to so many bytes: on huge pages, which the system gives to large
+/// allocations only. What is not used of them takes no memory.
+const SLAB: usize = 16 << 20;
+/// The most buffers that are made together.
+const SLAB_BUFFERS: usize = 64;
 
 /// A pool of buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +19,7 @@ pub(crate) struct BufferPool {
 
 #[derive(Debug, Default)]
 struct Inner {
-    free: Mutex<Vec<Memory>>,
+    free: Mutex<Free>,
     in_use: AtomicU64,
     peak: AtomicU64,
     hits: AtomicU64,
@@ -44,9 +28,70 @@ struct Inner {
     keep: AtomicU64,
 }
 
+#[derive(Default)]
+struct Free {
+    /// The last is the one that was used last, and may still be in a cache.
+    buffers: Vec<Part>,
+    bytes: u64,
+    /// The size that was made last: where sizes repeat, several are made together.
+    made: usize,
+}
+
+impl std::fmt::Debug for Free {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Free")
+            .field("buffers", &self.buffers.len())
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Free {
+    /// The smallest that is large enough, and not wastefully larger; of equal ones the one used last.
+    fn recycle(&mut self, need: usize) -> Option<Part> {
+        let mut best: Option<(usize, usize)> = None;
+        for (i, part) in self.buffers.iter().enumerate().rev() {
+            let len = part.len();
+            let fits = len >= need && len / 2 <= need.max(64 * ALIGN);
+            if fits && best.is_none_or(|(_, least)| len < least) {
+                best = Some((i, len));
+                if len == need {
+                    break;
+                }
+            }
+        }
+        let (i, len) = best?;
+        self.bytes -= len as u64;
+        Some(self.buffers.remove(i))
+    }
+
+    /// A new buffer. Others of its size may become free beside it.
+    fn make(&mut self, need: usize, keep: u64) -> Option<Part> {
+        let count = if self.made == need {
+            (SLAB / need.max(1)).clamp(1, SLAB_BUFFERS)
+        } else {
+            1
+        };
+        self.made = need;
+        // What may not be kept is not made in advance.
+        let spare = keep.saturating_sub(self.bytes) / (need as u64).max(1);
+        let count = count.min(
+            usize::try_from(spare)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1),
+        );
+        let mut parts = pages::parts(need, count);
+        let part = parts.pop();
+        self.bytes += parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        self.buffers.append(&mut parts);
+        part
+    }
+}
+
 /// A buffer on loan. Its bytes are initialized, but may be those of its last use.
 pub(crate) struct PooledBuffer {
-    memory: Memory,
+    /// `Some` until it is dropped.
+    memory: Option<Part>,
     len: usize,
     pool: Arc<Inner>,
 }
@@ -71,30 +116,22 @@ impl BufferPool {
     /// A buffer of `len` bytes.
     pub(crate) fn take(&self, len: usize) -> PooledBuffer {
         let need = len.next_multiple_of(ALIGN);
-        let recycled = {
-            let mut free = self
-                .inner
-                .free
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            // The smallest that is large enough, and not wastefully larger.
-            let fit =
-                |memory: &Memory| memory.len() >= need && memory.len() / 2 <= need.max(64 * ALIGN);
-            let best = free
-                .iter()
-                .enumerate()
-                .filter(|(_, memory)| fit(memory))
-                .min_by_key(|(_, memory)| memory.len());
-            best.map(|(i, _)| i).map(|i| free.swap_remove(i))
-        };
+        let keep = self.inner.keep.load(Ordering::Relaxed);
+        let mut free = self
+            .inner
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let recycled = free.recycle(need);
         let counter = if recycled.is_some() {
             &self.inner.hits
         } else {
             &self.inner.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        let memory = recycled.unwrap_or_else(|| Memory::zeroed(need));
-        let bytes = memory.len() as u64;
+        let memory = recycled.or_else(|| free.make(need, keep));
+        drop(free);
+        let bytes = memory.as_ref().map_or(0, Part::len) as u64;
         let in_use = self.inner.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.inner.peak.fetch_max(in_use, Ordering::Relaxed);
         PooledBuffer {
@@ -117,34 +154,41 @@ impl BufferPool {
 
 impl AsMut<[u8]> for PooledBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        let start = self.memory.start();
-        &mut self.memory.0[start..start + self.len]
+        match &mut self.memory {
+            Some(part) => &mut part.as_mut()[..self.len],
+            None => &mut [],
+        }
     }
 }
 
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
-        let start = self.memory.start();
-        &self.memory.0[start..start + self.len]
+        match &self.memory {
+            Some(part) => &part.as_ref()[..self.len],
+            None => &[],
+        }
     }
 }
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        let memory = std::mem::take(&mut self.memory);
-        let bytes = memory.len() as u64;
+        let Some(part) = self.memory.take() else {
+            return;
+        };
+        let bytes = part.len() as u64;
         self.pool.in_use.fetch_sub(bytes, Ordering::Relaxed);
         if bytes == 0 {
             return;
         }
+        let keep = self.pool.keep.load(Ordering::Relaxed);
         let mut free = self
             .pool
             .free
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let kept: u64 = free.iter().map(|memory| memory.len() as u64).sum();
-        if kept + bytes <= self.pool.keep.load(Ordering::Relaxed) {
-            free.push(memory);
+        if free.bytes + bytes <= keep {
+            free.bytes += bytes;
+            free.buffers.push(part);
         }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod convert;
 pub(crate) mod delta;
 pub(crate) mod dequant;
 pub(crate) mod lut;
+pub(crate) mod pages;
 pub(crate) mod quantize;
 pub(crate) mod simd;
 pub(crate) mod slots;

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checksum::{Context, checksum};
+use crate::checksum::{self, Context, Running};
 use crate::error::{Error, Result};
-use crate::format::chunk::{ChunkHeader, Stream};
+use crate::format::chunk::{ChunkHeader, Piece, Stream};
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::header::{HEADER_FIXED, ShardHeader, expect_checksum};
 use crate::format::index::{Index, IndexEntry};
@@ -193,37 +193,93 @@ impl ShardReader {
         offset: u64,
         io: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        let (_, entry) = (0u32..)
-            .zip(&chunk.header.streams)
-            .nth(stream as usize)
-            .unzip();
-        let entry: Option<&Stream> = entry;
-        let pieces = entry
-            .map(|entry| chunk.header.stream_pieces(entry))
-            .unwrap_or_default();
-        let Some(expected) = pieces.get(piece as usize) else {
+        let mut stored = self.piece(chunk, stream, piece, offset, io)?;
+        let bytes = stored.bytes;
+        stored.check_to(bytes.len());
+        stored.finish()?;
+        Ok(bytes)
+    }
+
+    /// The stored bytes of one piece, to be checked as they are used.
+    pub(super) fn piece<'a>(
+        &'a self,
+        chunk: &Chunk,
+        stream: u32,
+        piece: u32,
+        offset: u64,
+        io: &'a mut Vec<u8>,
+    ) -> Result<StoredPiece<'a>> {
+        let (entry, check) = self.piece_entry(chunk, stream, piece)?;
+        let bytes = self
+            .storage
+            .read(offset..offset + u64::from(entry.stored_len), io)?;
+        Ok(StoredPiece {
+            bytes,
+            check,
+            checked: 0,
+            offset,
+        })
+    }
+
+    /// Copies a piece that is stored as it is to `dst`, and checks it.
+    pub(super) fn copy_piece(
+        &self,
+        chunk: &Chunk,
+        stream: u32,
+        piece: u32,
+        offset: u64,
+        dst: &mut [u8],
+    ) -> Result<()> {
+        let (entry, check) = self.piece_entry(chunk, stream, piece)?;
+        if entry.stored_len as usize != dst.len() {
+            return Err(Error::invalid(
+                "a piece of another length: this is a bug, please report it",
+            ));
+        }
+        let in_place = self
+            .storage
+            .in_place(offset..offset + u64::from(entry.stored_len))?;
+        let Some((mut running, expected)) = check else {
+            match in_place {
+                Some(bytes) => dst.copy_from_slice(bytes),
+                None => self.storage.read_into(offset, dst)?,
+            }
+            return Ok(());
+        };
+        match in_place {
+            Some(bytes) => running.copy(bytes, dst),
+            None => {
+                self.storage.read_into(offset, dst)?;
+                running.update(dst);
+            }
+        }
+        check_piece(expected, running, offset)
+    }
+
+    /// The table's entry of a piece, and what its checksum must become, if it is to be checked.
+    fn piece_entry(
+        &self,
+        chunk: &Chunk,
+        stream: u32,
+        piece: u32,
+    ) -> Result<(Piece, Option<(Running, u32)>)> {
+        let entry = chunk.header.streams.get(stream as usize);
+        let pieces = entry.map(|entry| chunk.header.stream_pieces(entry));
+        let Some(&entry) = pieces.and_then(|pieces| pieces.get(piece as usize)) else {
             return Err(Error::invalid(
                 "a piece that is not there: this is a bug, please report it",
             ));
         };
-        let bytes = self
-            .storage
-            .read(offset..offset + u64::from(expected.stored_len), io)?;
-        if self.verify_checksums {
+        let check = self.verify_checksums.then(|| {
             let context = Context {
                 shard_id: self.header.shard_id.0,
                 chunk: u64::from(chunk.header.chunk),
                 stream,
                 piece,
             };
-            expect_checksum(
-                "checksum of a piece",
-                expected.crc,
-                checksum(&context, bytes),
-            )
-            .map_err(|e| e.at_offset(offset))?;
-        }
-        Ok(bytes)
+            (Running::new(&context), entry.crc)
+        });
+        Ok((entry, check))
     }
 
     /// Checks the padding in front of a stream, and after the last one.
@@ -250,6 +306,50 @@ impl ShardReader {
         }
         Ok(())
     }
+}
+
+/// The stored bytes of a piece, checked as far as they were used.
+pub(super) struct StoredPiece<'a> {
+    pub(super) bytes: &'a [u8],
+    /// The checksum so far, and what it must become; `None` if nothing is to be checked.
+    check: Option<(Running, u32)>,
+    checked: usize,
+    offset: u64,
+}
+
+impl StoredPiece<'_> {
+    /// Adds the bytes before `end`, and a few more, to the checksum: just before they are used, so that they come from
+    /// memory once.
+    pub(super) fn check_to(&mut self, end: usize) {
+        let Some((running, _)) = &mut self.check else {
+            return;
+        };
+        if end > self.checked {
+            // Not in bits smaller than the checksum is fast on.
+            let end = end
+                .max(self.checked + checksum::BLOCK)
+                .min(self.bytes.len());
+            running.update(&self.bytes[self.checked..end]);
+            self.checked = end;
+        }
+    }
+
+    /// Checks what is left.
+    ///
+    /// # Errors
+    /// `Corrupt` if the checksum is wrong: what was made from the bytes must not be used.
+    pub(super) fn finish(mut self) -> Result<()> {
+        self.check_to(self.bytes.len());
+        match self.check {
+            Some((running, expected)) => check_piece(expected, running, self.offset),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_piece(expected: u32, running: Running, offset: u64) -> Result<()> {
+    expect_checksum("checksum of a piece", expected, running.finish())
+        .map_err(|e| e.at_offset(offset))
 }
 
 /// A chunk whose header was read and checked.

@@ -17,7 +17,7 @@ use super::decode::{
     sample_out_bytes,
 };
 use super::encode::cut_ragged;
-use super::reader::{Chunk, ShardReader};
+use super::reader::{Chunk, ShardReader, StoredPiece};
 
 /// One field of one chunk.
 pub(super) struct Job<'a> {
@@ -138,7 +138,15 @@ impl<'a> Job<'a> {
             };
             if run.row < span.end {
                 let decoded = self.piece(
-                    stream, ordinal, piece, span, offset, next_run, &patches, slots, scratch,
+                    stream,
+                    ordinal,
+                    piece,
+                    span,
+                    (offset, entry.stored_len),
+                    next_run,
+                    &patches,
+                    slots,
+                    scratch,
                 );
                 decoded.map_err(|e| e.at_offset(offset))?;
             }
@@ -177,16 +185,14 @@ impl<'a> Job<'a> {
         ordinal: u32,
         piece: u32,
         span: &Span,
-        offset: u64,
+        (offset, stored_len): (u64, u32),
         first_run: usize,
         patches: &Patches,
         slots: &mut dyn Slots,
         scratch: &mut Scratch,
     ) -> Result<()> {
-        let stored =
-            self.reader
-                .stored_piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
         let raw_len = span.len as usize;
+        let stored_len = stored_len as usize;
         let filters = self.field.filters();
         // Fast path: the piece is its values, and all of it goes to one place.
         if filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty() {
@@ -195,8 +201,30 @@ impl<'a> Job<'a> {
                 let dst = slots.run(first_run, 0);
                 let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
                 let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
+                if stored_len == raw_len {
+                    return self
+                        .reader
+                        .copy_piece(self.chunk, ordinal, piece, offset, dst);
+                }
+                let stored = self.reader.stored_piece(
+                    self.chunk,
+                    ordinal,
+                    piece,
+                    offset,
+                    &mut scratch.io,
+                )?;
                 return decode_piece(stream, stored, dst);
             }
+        }
+        let source = self
+            .reader
+            .piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
+        let stored = source.bytes;
+        // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it is
+        // used, so that it comes from memory once.
+        let mut unchecked = Some(source);
+        if !filters.is_empty() || stored_len != raw_len || self.shapes.is_some() {
+            unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
         }
         let mut codes: &[u8] = stored;
         if stored.len() != raw_len {
@@ -244,11 +272,18 @@ impl<'a> Job<'a> {
             let rows = run.row.max(span.first)..run.end().min(span.end);
             if self.shapes.is_some() {
                 self.ragged_rows(&context, span, run, i, rows, slots)?;
-            } else {
-                self.fixed_rows(&context, span, run, i, rows, slots)?;
+                continue;
             }
+            if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
+                unchecked.check_to(
+                    fixed
+                        .stored
+                        .saturating_mul((rows.end - span.first) as usize),
+                );
+            }
+            self.fixed_rows(&context, span, run, i, rows, slots)?;
         }
-        Ok(())
+        unchecked.map_or(Ok(()), StoredPiece::finish)
     }
 
     /// Byte offset of a row's slot in the `len` bytes of a run of a fixed field.

@@ -34,6 +34,12 @@ fn storages_read_exactly_what_is_there() -> Result<()> {
                     storage.read(range.clone(), &mut scratch)?,
                     &bytes[start..end]
                 );
+                if let Some(in_place) = storage.in_place(range.clone())? {
+                    assert_eq!(in_place, &bytes[start..end]);
+                }
+                let mut dst = vec![0xEE; end - start];
+                storage.read_into(range.start, &mut dst)?;
+                assert_eq!(dst, &bytes[start..end]);
                 assert_eq!(storage.bytes(range)?, &bytes[start..end]);
             }
         }
@@ -52,6 +58,16 @@ fn ranges_beyond_the_end_are_corrupt_and_name_the_file() -> Result<()> {
             let error = storage.read(range.clone(), &mut Vec::new()).unwrap_err();
             assert!(error.is_corrupt(), "{range:?}: {error}");
             assert_eq!(error.path(), Some(path.as_path()));
+            assert!(storage.in_place(range.clone()).unwrap_err().is_corrupt());
+            if let Some(len) = range.end.checked_sub(range.start) {
+                let mut dst = vec![0; usize::try_from(len).unwrap()];
+                assert!(
+                    storage
+                        .read_into(range.start, &mut dst)
+                        .unwrap_err()
+                        .is_corrupt()
+                );
+            }
             assert!(storage.bytes(range).is_err());
         }
     }

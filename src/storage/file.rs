@@ -93,14 +93,15 @@ impl Storage for FileStorage {
         self.len
     }
 
-    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        let bounds = check_range(&self.path, self.len, &range)?;
-        if scratch.len() < bounds.len() {
-            scratch.resize(bounds.len(), 0);
-        }
-        let dst = &mut scratch[..bounds.len()];
-        self.read_exact_at(dst, range.start)?;
-        Ok(dst)
+    fn in_place(&self, range: Range<u64>) -> Result<Option<&[u8]>> {
+        check_range(&self.path, self.len, &range)?;
+        Ok(None)
+    }
+
+    fn read_into(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
+        let range = offset..offset.saturating_add(dst.len() as u64);
+        check_range(&self.path, self.len, &range)?;
+        self.read_exact_at(dst, offset)
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {

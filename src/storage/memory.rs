@@ -34,8 +34,16 @@ impl Storage for MemoryStorage {
         self.bytes.len() as u64
     }
 
-    fn read<'a>(&'a self, range: Range<u64>, _scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
-        Ok(&self.bytes[check_range(&self.name, self.len(), &range)?])
+    fn in_place(&self, range: Range<u64>) -> Result<Option<&[u8]>> {
+        Ok(Some(
+            &self.bytes[check_range(&self.name, self.len(), &range)?],
+        ))
+    }
+
+    fn read_into(&self, offset: u64, dst: &mut [u8]) -> Result<()> {
+        let range = offset..offset.saturating_add(dst.len() as u64);
+        dst.copy_from_slice(&self.bytes[check_range(&self.name, self.len(), &range)?]);
+        Ok(())
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {

@@ -39,11 +39,35 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// The length in bytes when it was opened.
     fn len(&self) -> u64;
 
-    /// The bytes of `range`: in place, or read into `scratch`.
+    /// The bytes of `range` where they are, if this storage has them in memory.
+    ///
+    /// # Errors
+    /// `Corrupt` if the range ends beyond the file.
+    fn in_place(&self, range: Range<u64>) -> Result<Option<&[u8]>>;
+
+    /// Fills `dst` with the bytes from `offset` on.
     ///
     /// # Errors
     /// `Corrupt` if the range ends beyond the file, `Io` if reading fails.
-    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]>;
+    fn read_into(&self, offset: u64, dst: &mut [u8]) -> Result<()>;
+
+    /// The bytes of `range`: in place, or read into `scratch`.
+    ///
+    /// # Errors
+    /// As [`Storage::read_into`].
+    fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        if let Some(bytes) = self.in_place(range.clone())? {
+            return Ok(bytes);
+        }
+        // Checked against the file before memory is set aside.
+        let len = check_range(self.path(), self.len(), &range)?.len();
+        if scratch.len() < len {
+            scratch.resize(len, 0);
+        }
+        let dst = &mut scratch[..len];
+        self.read_into(range.start, dst)?;
+        Ok(dst)
+    }
 
     /// The bytes of `range`, to keep.
     ///
