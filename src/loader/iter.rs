@@ -467,6 +467,7 @@ impl State {
             claims,
             padded,
             batches,
+            cold: context.pool.is_cold(),
         });
         Ok(())
     }

@@ -40,6 +40,8 @@ pub(crate) struct DecodeTask {
     pub(crate) padded: Vec<Padded>,
     /// The batches of `claims`.
     pub(crate) batches: Vec<u64>,
+    /// The open batches are more than caches hold.
+    pub(crate) cold: bool,
 }
 
 /// What workers report.
@@ -233,6 +235,7 @@ impl Worker {
             claims,
             padded,
             batches,
+            cold,
         } = task;
         if self.cancelled.load(Ordering::Relaxed) {
             return Report::Decoded {
@@ -250,6 +253,7 @@ impl Worker {
                 claims,
                 targets,
                 padded,
+                cold,
                 field: 0,
                 first_array: 0,
             };
@@ -284,6 +288,7 @@ struct TaskSlots {
     claims: Vec<SlotClaims<PooledBuffer>>,
     targets: Vec<(u32, u32)>,
     padded: Vec<Padded>,
+    cold: bool,
     field: usize,
     first_array: usize,
 }
@@ -292,6 +297,10 @@ impl Slots for TaskSlots {
     fn run(&mut self, run: usize, array: usize) -> &mut [u8] {
         let (claim, claimed_run) = self.targets[run];
         self.claims[claim as usize].get_mut(claimed_run as usize, self.first_array + array)
+    }
+
+    fn is_cold(&self) -> bool {
+        self.cold
     }
 
     fn padded_shape(&self, run: usize) -> Option<SlotShape> {

@@ -788,7 +788,6 @@ impl Quantizer for Affine {
             dtype_out != DType::F32 || !matches!(block.dtype, DType::F32 | DType::F64);
         let (mut codes, mut dst) = (block.codes, dst);
         let (mut first, mut left) = (block.first, block.count);
-        let (mut unpacked, mut x) = ([0u8; BLOCK], [0.0f32; BLOCK]);
         while left > 0 {
             let (sample, within) = (first / whole, first % whole);
             if nibbles && within % 2 == 1 {
@@ -823,13 +822,17 @@ impl Quantizer for Affine {
                 codes = rest;
                 let (out, rest) = std::mem::take(&mut dst).split_at_mut(count * dtype_out.size());
                 dst = rest;
+                // Set where they are needed only: a sample may be shorter than the time it takes to clear them.
+                let (mut unpacked, mut x);
                 let stored = if nibbles {
+                    unpacked = [0u8; BLOCK];
                     dequant::unpack_nibbles(p.signed, stored, &mut unpacked[..count]);
                     &unpacked[..count]
                 } else {
                     stored
                 };
                 if through_f32 {
+                    x = [0.0f32; BLOCK];
                     let x = &mut x[..count];
                     decoder.block(&mut cursor, stored, x);
                     if block.dtype != dtype_out {

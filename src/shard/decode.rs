@@ -10,6 +10,7 @@ use crate::format::limits;
 use crate::format::pieces::{Span, cut_bytes, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
+use crate::kernel::stream;
 use crate::quant::Scales;
 use crate::tensor::num_elements;
 
@@ -64,6 +65,11 @@ pub(crate) trait Slots {
     /// The bytes of all slots of a run.
     fn run(&mut self, run: usize, array: usize) -> &mut [u8];
 
+    /// True if the slots are more than caches hold: what goes there is streamed past them.
+    fn is_cold(&self) -> bool {
+        false
+    }
+
     /// The shape every slot of a ragged field is padded to; `None`: slots are exactly as large as their samples.
     fn padded_shape(&self, _run: usize) -> Option<SlotShape> {
         None
@@ -100,6 +106,8 @@ pub(crate) struct Scratch {
     pub(super) a: Vec<u8>,
     pub(super) b: Vec<u8>,
     pub(super) aux: Vec<u8>,
+    /// Values on their way to cold slots.
+    pub(super) staging: Vec<u8>,
     pub(super) spans: Vec<Span>,
     pub(super) scales: Scales,
     /// Ragged fields: bytes of a sample in its slot, elements and scales before each sample.
@@ -199,8 +207,11 @@ impl ShardReader {
     ) -> Result<()> {
         let spec = &self.schema().fields()[field];
         let job = Job::new(self, chunk, field, shapes, form, runs);
-        job.run(slots, scratch)
-            .map_err(|e| self.locate(e, chunk, spec))
+        let result = job.run(slots, scratch);
+        if slots.is_cold() {
+            stream::fence();
+        }
+        result.map_err(|e| self.locate(e, chunk, spec))
     }
 
     /// Decodes a whole stream that is not a plane.

@@ -8,7 +8,7 @@ use crate::format::chunk::{Role, Stream};
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
-use crate::kernel::{convert, lut};
+use crate::kernel::{convert, lut, stream};
 use crate::quant::{AffineParams, Block, QuantParams, Scales, ScalesView};
 use crate::tensor::num_elements;
 
@@ -18,6 +18,9 @@ use super::decode::{
 };
 use super::encode::cut_ragged;
 use super::reader::{Chunk, ShardReader, StoredPiece};
+
+/// Values that are staged at a time on their way to cold slots: few enough to stay in the L2 cache.
+const MAX_STAGED: usize = 128 << 10;
 
 /// One field of one chunk.
 pub(super) struct Job<'a> {
@@ -281,7 +284,7 @@ impl<'a> Job<'a> {
                         .saturating_mul((rows.end - span.first) as usize),
                 );
             }
-            self.fixed_rows(&context, span, run, i, rows, slots)?;
+            self.fixed_rows(&context, span, run, i, rows, slots, &mut scratch.staging)?;
         }
         unchecked.map_or(Ok(()), StoredPiece::finish)
     }
@@ -291,6 +294,10 @@ impl<'a> Job<'a> {
         (len / run.count as usize) * (row - run.row) as usize
     }
 
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one straight step of the hot path, called in one place"
+    )]
     fn fixed_rows(
         &self,
         decoded: &Decoded<'_>,
@@ -299,11 +306,13 @@ impl<'a> Job<'a> {
         i: usize,
         rows: Range<u32>,
         slots: &mut dyn Slots,
+        staging: &mut Vec<u8>,
     ) -> Result<()> {
         let Some(fixed) = &self.fixed else {
             return Ok(());
         };
         let size = fixed.out_size;
+        let cold = slots.is_cold();
         let dst = slots.run(i, 0);
         let start = self.slot_offset(run, rows.start, dst.len());
         let whole = span.len as usize == fixed.stored * (span.end - span.first) as usize;
@@ -321,7 +330,11 @@ impl<'a> Job<'a> {
             .ok_or_else(slot_bug)?;
         let codes = codes.ok_or_else(slot_bug)?;
         if self.plain && decoded.patches.indices.is_empty() && codes.len() == dst.len() {
-            dst.copy_from_slice(codes);
+            if cold && dst.len() >= stream::MIN {
+                stream::copy(codes, dst);
+            } else {
+                dst.copy_from_slice(codes);
+            }
             return Ok(());
         }
         let block = Block {
@@ -333,6 +346,13 @@ impl<'a> Job<'a> {
             scales: self.scales_from(decoded.scales, fixed.scales * rows.start as usize),
         };
         let global = u64::from(rows.start) * fixed.elements as u64 + first as u64;
+        if cold && (stream::MIN..=MAX_STAGED).contains(&dst.len()) {
+            grow(staging, dst.len());
+            let staged = &mut staging[..dst.len()];
+            self.deliver(&block, global, decoded.patches, staged)?;
+            stream::copy(staged, dst);
+            return Ok(());
+        }
         self.deliver(&block, global, decoded.patches, dst)
     }
 
