@@ -1,8 +1,8 @@
 //! [`Batches`]: plans ahead, waits for workers, delivers in order.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
@@ -15,6 +15,7 @@ use super::Loader;
 use super::plan::{Entry, Planner, Visit};
 use super::prefetch::{ChunkShapes, DecodeTask, Padded, Report, ShapesTask, Workers};
 use super::sampler::ChunkPlace;
+use super::stats::LoaderStats;
 
 /// One epoch, batch by batch. See [`Loader::batches`].
 #[derive(Debug)]
@@ -32,6 +33,10 @@ pub struct Batches {
     /// The pool's counters when the iteration began.
     pool_before: PoolStats,
     stats: LoaderStats,
+    /// When the first batch was asked for.
+    started: Option<Instant>,
+    /// Where the loader adds up its iterations.
+    all_stats: Arc<Mutex<LoaderStats>>,
 }
 
 #[derive(Debug)]
@@ -43,32 +48,6 @@ struct Options {
     /// Bytes that one more round can take, where samples have one size.
     round_bytes: u64,
     ragged: bool,
-}
-
-/// What happened so far in an iteration.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LoaderStats {
-    /// Batches delivered.
-    pub batches: u64,
-    /// Samples delivered.
-    pub samples: u64,
-    /// Bytes of values delivered.
-    pub bytes: u64,
-    /// Chunks decoded (or partly decoded).
-    pub chunks: u64,
-    /// Time that the consumer waited for a batch.
-    pub consumer_wait: Duration,
-    /// Time that workers spent decoding, over all workers.
-    pub worker_busy: Duration,
-    /// Time that workers had nothing to do, over all workers.
-    pub worker_idle: Duration,
-    /// Buffers that were recycled.
-    pub pool_hits: u64,
-    /// Buffers that were allocated.
-    pub pool_misses: u64,
-    /// The most bytes that batches of this loader took at any time, those held by the consumer included.
-    pub peak_batch_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +64,10 @@ struct State {
     laid_out: u64,
     /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
     end: u64,
+    /// Time spent planning.
+    planning: Duration,
+    /// The last plan ended because of the memory budget.
+    out_of_memory: bool,
 }
 
 #[derive(Debug)]
@@ -148,6 +131,8 @@ impl Batches {
             pool: loader.pool.clone(),
             pool_before: loader.pool.stats(),
             stats: LoaderStats::default(),
+            started: None,
+            all_stats: Arc::clone(&loader.stats),
         };
         match out.plan(loader, batch_size) {
             Ok(num_batches) => out.num_batches = num_batches,
@@ -186,11 +171,13 @@ impl Batches {
             next_visit: 0,
             laid_out: 0,
             end: u64::MAX,
+            planning: Duration::ZERO,
+            out_of_memory: false,
         });
         Ok(num_batches)
     }
 
-    /// What happened so far.
+    /// What happened so far. [`LoaderStats::why`] says what the loop waits for.
     pub fn stats(&self) -> LoaderStats {
         let pool = self.pool.stats();
         let mut stats = self.stats;
@@ -199,8 +186,29 @@ impl Batches {
         stats.peak_batch_bytes = pool.peak;
         if let Some(state) = &self.state {
             state.add_counters(&mut stats);
+            stats.elapsed = self
+                .started
+                .map(|start| start.elapsed())
+                .unwrap_or_default();
         }
         stats
+    }
+
+    /// Ends the threads, and hands the loader what happened.
+    fn end(&mut self) {
+        let Some(state) = self.state.take() else {
+            return;
+        };
+        state.add_counters(&mut self.stats);
+        self.stats.elapsed = self
+            .started
+            .map(|start| start.elapsed())
+            .unwrap_or_default();
+        let stats = self.stats();
+        *self
+            .all_stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) += stats;
     }
 
     fn advance(&mut self) -> Option<Result<Batch>> {
@@ -208,6 +216,7 @@ impl Batches {
             return Some(Err(error));
         }
         let state = self.state.as_mut()?;
+        let started = *self.started.get_or_insert_with(Instant::now);
         let context = Context {
             dataset: &self.dataset,
             layouts: &self.layouts,
@@ -234,10 +243,17 @@ impl Batches {
             let Some(report) = state.workers.wait() else {
                 break Some(Err(Error::panicked("decode", &"every worker is gone")));
             };
-            waited += start.elapsed();
+            let wait = start.elapsed();
+            waited += wait;
+            if state.out_of_memory {
+                self.stats.budget_wait += wait;
+            }
             state.take_report(report);
         };
         self.stats.consumer_wait += waited;
+        if self.delivered == 0 {
+            self.stats.first_batch_wait = started.elapsed();
+        }
         match &result {
             Some(Ok(batch)) => {
                 self.delivered += 1;
@@ -246,8 +262,7 @@ impl Batches {
                 self.stats.bytes += batch.num_bytes() as u64;
             }
             Some(Err(_)) | None => {
-                state.add_counters(&mut self.stats);
-                self.state = None;
+                self.end();
             }
         }
         result
@@ -276,6 +291,12 @@ impl Iterator for Batches {
 
 impl std::iter::FusedIterator for Batches {}
 
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 struct Context<'a> {
     dataset: &'a Dataset,
     layouts: &'a Arc<[FieldLayout]>,
@@ -296,6 +317,11 @@ impl State {
         stats.chunks += counters.chunks.load(Ordering::Relaxed);
         stats.worker_busy += Duration::from_nanos(counters.busy_ns.load(Ordering::Relaxed));
         stats.worker_idle += Duration::from_nanos(counters.idle_ns.load(Ordering::Relaxed));
+        stats.worker_reading += Duration::from_nanos(counters.read_ns.load(Ordering::Relaxed));
+        stats.stored_bytes += counters.stored_bytes.load(Ordering::Relaxed);
+        stats.decoded_bytes += counters.decoded_bytes.load(Ordering::Relaxed);
+        stats.num_workers = self.workers.num_threads();
+        stats.planning += self.planning;
     }
 
     fn batch_mut(&mut self, batch: u64) -> Option<&mut OpenBatch> {
@@ -307,6 +333,17 @@ impl State {
     /// but not enough yet: every call plans twice the batches that a delivery takes, so that plans get ahead of the
     /// consumer, but the first batch does not wait for all of them.
     fn plan_ahead(&mut self, context: &Context<'_>) -> Result<bool> {
+        self.send_ready(context)?;
+        if !self.wants_round(context) {
+            return Ok(false);
+        }
+        let start = Instant::now();
+        let result = self.plan_rounds(context);
+        self.planning += start.elapsed();
+        result
+    }
+
+    fn plan_rounds(&mut self, context: &Context<'_>) -> Result<bool> {
         let enough = self.planner.planned_batches().saturating_add(2);
         loop {
             self.send_ready(context)?;
@@ -325,7 +362,8 @@ impl State {
         }
     }
 
-    fn wants_round(&self, context: &Context<'_>) -> bool {
+    fn wants_round(&mut self, context: &Context<'_>) -> bool {
+        self.out_of_memory = false;
         let planned = self.planner.planned_batches();
         if planned >= self.planner.num_batches() {
             return false;
@@ -348,8 +386,11 @@ impl State {
         // Ragged batches: as large as those that are open.
         let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
         let next_bytes = context.options.round_bytes.max(average);
-        ahead <= context.options.ahead
-            && open_bytes.saturating_add(next_bytes) <= context.options.memory_budget
+        if ahead > context.options.ahead {
+            return false;
+        }
+        self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.memory_budget;
+        !self.out_of_memory
     }
 
     fn admit(&mut self, context: &Context<'_>, place: ChunkPlace, entries: Vec<Entry>) {

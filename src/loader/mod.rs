@@ -5,17 +5,19 @@ mod iter;
 mod plan;
 mod prefetch;
 mod sampler;
+mod stats;
 #[cfg(feature = "tokio")]
 mod stream;
 
-pub use iter::{Batches, LoaderStats};
+pub use iter::Batches;
 pub use sampler::Shuffle;
+pub use stats::{Limit, LoaderStats};
 #[cfg(feature = "tokio")]
 pub use stream::BatchStream;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::dataset::{Dataset, FieldLayout, FieldOutput};
 use crate::dtype::DType;
@@ -55,6 +57,8 @@ pub struct Loader {
     geometry: Arc<Geometry>,
     /// Kept from epoch to epoch, so that its memory is warm.
     pool: BufferPool,
+    /// Of all iterations that have ended.
+    stats: Arc<Mutex<LoaderStats>>,
 }
 
 /// Options of a [`Loader`]. Defaults: all fields in the dtypes that the writer was given, no shuffle, seed 0, epoch 0,
@@ -229,6 +233,7 @@ impl LoaderBuilder {
             layouts: layouts.into(),
             geometry,
             pool,
+            stats: Arc::default(),
         })
     }
 }
@@ -278,6 +283,28 @@ impl Loader {
     /// An error is delivered in place of the batch that it concerns, and ends the iteration.
     pub fn batches(&self, batch_size: usize) -> Batches {
         Batches::new(self, batch_size)
+    }
+
+    /// What happened in the iterations that have ended, added up: an epoch that was dropped on the way counts, one that
+    /// goes on does not yet (see [`Batches::stats`]).
+    ///
+    /// ```no_run
+    /// # fn main() -> tensorshard::Result<()> {
+    /// # let mut loader = tensorshard::Loader::open("latents")?;
+    /// for epoch in 0..3 {
+    ///     loader.set_epoch(epoch);
+    ///     for batch in loader.batches(64) {
+    ///         // Train.
+    ///         # let _ = batch?;
+    ///     }
+    /// }
+    /// // Decoding is the limit: all 2 workers were busy 97% of the time; more workers or a faster codec would help.
+    /// println!("{}", loader.stats().why());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> LoaderStats {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One epoch as an asynchronous stream. Decoding stays on worker threads, and waiting for them on tokio's blocking

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 
@@ -13,7 +13,7 @@ use crate::dataset::{Dataset, FieldLayout, check_workers};
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotClaims;
 use crate::pool::PooledBuffer;
-use crate::shard::{RowRun, Scratch, Shapes, SlotShape, Slots};
+use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
 
 use super::sampler::ChunkPlace;
 
@@ -62,6 +62,24 @@ pub(crate) struct WorkerCounters {
     pub(crate) busy_ns: AtomicU64,
     pub(crate) idle_ns: AtomicU64,
     pub(crate) chunks: AtomicU64,
+    pub(crate) read_ns: AtomicU64,
+    pub(crate) stored_bytes: AtomicU64,
+    pub(crate) decoded_bytes: AtomicU64,
+}
+
+impl WorkerCounters {
+    fn add(&self, counts: ReadCounts) {
+        self.read_ns
+            .fetch_add(nanos(counts.read_time), Ordering::Relaxed);
+        self.stored_bytes
+            .fetch_add(counts.stored_bytes, Ordering::Relaxed);
+        self.decoded_bytes
+            .fetch_add(counts.decoded_bytes, Ordering::Relaxed);
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The threads of one iterator. Dropping it cancels what is queued and joins them.
@@ -114,6 +132,10 @@ impl Workers {
             workers.threads.push(thread);
         }
         Ok(workers)
+    }
+
+    pub(crate) fn num_threads(&self) -> u64 {
+        self.threads.len() as u64
     }
 
     pub(crate) fn send_shapes(&self, task: ShapesTask) {
@@ -194,14 +216,13 @@ impl Worker {
     fn timed(&mut self, waiting: Instant, work: impl FnOnce(&mut Self) -> Report) -> Report {
         let start = Instant::now();
         let report = work(self);
-        let nanos =
-            |from: Instant, to: Instant| u64::try_from((to - from).as_nanos()).unwrap_or(u64::MAX);
         self.counters
             .idle_ns
-            .fetch_add(nanos(waiting, start), Ordering::Relaxed);
+            .fetch_add(nanos(start - waiting), Ordering::Relaxed);
         self.counters
             .busy_ns
-            .fetch_add(nanos(start, Instant::now()), Ordering::Relaxed);
+            .fetch_add(nanos(start.elapsed()), Ordering::Relaxed);
+        self.counters.add(self.scratch.counts.take());
         report
     }
 

@@ -1,6 +1,7 @@
 //! Pieces of a chunk into caller slots: checksum, codec, filters, dequantize, each byte written once.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::codec;
 use crate::dtype::DType;
@@ -112,6 +113,47 @@ pub(crate) struct Scratch {
     pub(super) scales: Scales,
     /// Ragged fields: bytes of a sample in its slot, elements and scales before each sample.
     pub(super) prefix: Vec<Before>,
+    pub(crate) counts: ReadCounts,
+}
+
+/// What a thread read and decoded.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReadCounts {
+    pieces: u64,
+    /// Bytes of pieces as they are stored.
+    pub(crate) stored_bytes: u64,
+    /// Bytes of these pieces when they are decoded, before they are dequantized.
+    pub(crate) decoded_bytes: u64,
+    /// Time spent on reading pieces and comparing checksums, from samples.
+    pub(crate) read_time: Duration,
+}
+
+/// One piece of so many has its reading timed: two looks at the clock cost a percent of copying a piece.
+const TIMED_PIECES: u32 = 8;
+
+impl ReadCounts {
+    /// Before a piece is read: the time, if it is one that is timed.
+    pub(super) fn start(&self) -> Option<Instant> {
+        (self.pieces.is_multiple_of(u64::from(TIMED_PIECES))).then(Instant::now)
+    }
+
+    /// After a piece was read.
+    pub(super) fn add(&mut self, start: Option<Instant>, stored_len: usize, decoded_len: usize) {
+        self.pieces += 1;
+        self.stored_bytes += stored_len as u64;
+        self.decoded_bytes += decoded_len as u64;
+        if let Some(start) = start {
+            self.read_time += start.elapsed() * TIMED_PIECES;
+        }
+    }
+
+    /// What was counted since the last call.
+    pub(crate) fn take(&mut self) -> Self {
+        let pieces = self.pieces;
+        let taken = std::mem::take(self);
+        self.pieces = pieces;
+        taken
+    }
 }
 
 /// What comes before a sample in its chunk.

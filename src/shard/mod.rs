@@ -6,7 +6,7 @@ pub(crate) mod reader;
 mod rows;
 pub(crate) mod writer;
 
-pub(crate) use decode::{Form, Normalize, RowRun, Scratch, SlotShape, Slots, Table};
+pub(crate) use decode::{Form, Normalize, ReadCounts, RowRun, Scratch, SlotShape, Slots, Table};
 pub(crate) use encode::{ChunkBlock, EncodedChunk, FieldBlock, encode_chunk};
 pub(crate) use reader::ShardReader;
 pub(crate) use writer::ShardFileWriter;

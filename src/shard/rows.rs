@@ -196,6 +196,7 @@ impl<'a> Job<'a> {
     ) -> Result<()> {
         let raw_len = span.len as usize;
         let stored_len = stored_len as usize;
+        let reading = scratch.counts.start();
         let filters = self.field.filters();
         // Fast path: the piece is its values, and all of it goes to one place.
         if filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty() {
@@ -205,9 +206,11 @@ impl<'a> Job<'a> {
                 let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
                 let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
                 if stored_len == raw_len {
-                    return self
+                    let copied = self
                         .reader
                         .copy_piece(self.chunk, ordinal, piece, offset, dst);
+                    scratch.counts.add(reading, stored_len, raw_len);
+                    return copied;
                 }
                 let stored = self.reader.stored_piece(
                     self.chunk,
@@ -216,6 +219,7 @@ impl<'a> Job<'a> {
                     offset,
                     &mut scratch.io,
                 )?;
+                scratch.counts.add(reading, stored_len, raw_len);
                 return decode_piece(stream, stored, dst);
             }
         }
@@ -229,6 +233,7 @@ impl<'a> Job<'a> {
         if !filters.is_empty() || stored_len != raw_len || self.shapes.is_some() {
             unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
         }
+        scratch.counts.add(reading, stored_len, raw_len);
         let mut codes: &[u8] = stored;
         if stored.len() != raw_len {
             grow(&mut scratch.a, raw_len);
