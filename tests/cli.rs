@@ -730,6 +730,8 @@ fn bench_prints_its_keys() -> TestResult {
             "2",
             "--batch-size",
             "100",
+            "--memory-budget",
+            "4MiB",
         ],
     ] {
         let value = cli.json(&[&["bench", "out", "--json", "--fields", "a"], more].concat())?;
@@ -746,8 +748,19 @@ fn bench_prints_its_keys() -> TestResult {
         assert!(value["peak_anon_mb"].as_f64() >= Some(0.0), "{value}");
         let epochs = value["epochs"].as_u64().unwrap_or(0);
         assert_eq!(value["samples"].as_u64(), Some(2000 * epochs));
+        assert_eq!(value["loader"]["delivered_bytes"], value["out_bytes"]);
+        assert!(
+            value["loader"]["elapsed_ms"].as_f64() > Some(0.0),
+            "{value}"
+        );
+        assert!(value["limit"].is_string() && value["why"].is_string());
     }
-    assert!(cli.ok(&["bench", "out"])?.contains("samples/s"));
+    let text = cli.ok(&["bench", "out"])?;
+    assert!(
+        text.contains("samples/s") && text.contains(" is the limit"),
+        "{text}"
+    );
+    cli.fails(2, &["bench", "out", "--memory-budget", "1000"])?;
     Ok(())
 }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use serde_json::json;
-use tensorshard::{DType, IoMode, Loader, Shuffle};
+use serde_json::{Value, json};
+use tensorshard::{DType, IoMode, Loader, LoaderStats, Shuffle};
 
 use crate::failure::Failure;
 use crate::memory::PeakMemory;
@@ -45,6 +45,9 @@ pub(crate) struct Args {
     /// How files are read.
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     io: Io,
+    /// Memory that open batches may take, such as 256MiB.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    memory_budget: Option<u64>,
     /// Passes over the dataset.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
@@ -148,6 +151,30 @@ pub(crate) fn memcpy_bytes_per_second(out_bytes: u64, batch_bytes: usize) -> f64
     }
 }
 
+/// Where the time went.
+fn stats_json(stats: &LoaderStats) -> Value {
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    json!({
+        "elapsed_ms": ms(stats.elapsed),
+        "consumer_wait_ms": ms(stats.consumer_wait),
+        "first_batch_wait_ms": ms(stats.first_batch_wait),
+        "budget_wait_ms": ms(stats.budget_wait),
+        "planning_ms": ms(stats.planning),
+        "workers": stats.num_workers,
+        "worker_busy_ms": ms(stats.worker_busy),
+        "worker_reading_ms": ms(stats.worker_reading),
+        "worker_idle_ms": ms(stats.worker_idle),
+        "batches": stats.batches,
+        "chunks": stats.chunks,
+        "read_bytes": stats.stored_bytes,
+        "decoded_bytes": stats.decoded_bytes,
+        "delivered_bytes": stats.bytes,
+        "pool_hits": stats.pool_hits,
+        "pool_misses": stats.pool_misses,
+        "peak_batch_bytes": stats.peak_batch_bytes,
+    })
+}
+
 pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let batch_size = usize::try_from(args.batch_size).unwrap_or(usize::MAX);
     let memory = PeakMemory::watch();
@@ -170,10 +197,14 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     if let Some(dtype) = args.dtype {
         options = options.dtype(dtype);
     }
+    if let Some(bytes) = args.memory_budget {
+        options = options.memory_budget(bytes);
+    }
     let mut loader = options.open(&args.path)?;
     let speed = iterate(&mut loader, opened, batch_size, args.epochs, quiet)?;
     let peak_anon = memory.finish();
 
+    let stats = loader.stats();
     let dataset = loader.dataset().clone();
     drop(loader);
     let report = dataset.inspect()?;
@@ -212,6 +243,9 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
             "batch_size": args.batch_size,
             "epochs": args.epochs,
             "seconds": speed.seconds,
+            "limit": stats.limit().name(),
+            "why": stats.why(),
+            "loader": stats_json(&stats),
         });
         writeln!(out, "{value}")?;
         return Ok(out.flush()?);
@@ -240,5 +274,6 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
         "peak memory      {:.0} MB anonymous",
         peak_anon as f64 / 1e6
     )?;
+    writeln!(out, "\n{stats}")?;
     Ok(out.flush()?)
 }
