@@ -204,6 +204,20 @@ impl CodecSpec {
         self.level
     }
 
+    /// The encoding of one piece, for benches.
+    #[doc(hidden)]
+    pub fn encode_piece(&self, piece: &[u8]) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        self.codec()?.encode(self.level, piece, &mut out)?;
+        Ok(out)
+    }
+
+    /// Decodes one piece, for benches: the decoder alone is what the loader is compared with.
+    #[doc(hidden)]
+    pub fn decode_piece(&self, encoded: &[u8], piece: &mut [u8]) -> Result<()> {
+        self.codec()?.decode(encoded, piece)
+    }
+
     /// Reads `zstd` or `zstd:3`.
     ///
     /// # Errors
