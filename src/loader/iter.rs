@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
 use crate::error::{Error, Result};
-use crate::kernel::slots::SlotOwner;
+use crate::kernel::slots::{SlotClaims, SlotOwner};
 use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::{RowRun, SlotShape};
 
@@ -475,25 +475,26 @@ impl State {
 
     fn send(&mut self, context: &Context<'_>, visit: WaitingVisit) -> Result<()> {
         let batches = visit.batches;
-        let mut claim_runs: Vec<Vec<(u32, u32)>> = vec![Vec::new(); batches.len()];
+        let mut claims = SlotClaims::with_capacity(batches.len(), visit.entries.len());
+        let mut padded = Vec::with_capacity(batches.len());
+        for &number in &batches {
+            let batch = self.batch_mut(number).ok_or_else(plan_bug)?;
+            claims.add_batch(batch.owner.as_ref().ok_or_else(plan_bug)?);
+            padded.push(Arc::clone(&batch.padded));
+        }
         let mut runs = Vec::with_capacity(visit.entries.len());
-        let mut targets = Vec::with_capacity(visit.entries.len());
-        for (entry, &claim) in visit.entries.iter().zip(&visit.of_entries) {
-            let claimed = &mut claim_runs[claim as usize];
-            targets.push((claim, u32::try_from(claimed.len()).unwrap_or(u32::MAX)));
-            claimed.push((entry.slot, entry.count));
+        for (entry, &ordinal) in visit.entries.iter().zip(&visit.of_entries) {
+            let owner = self
+                .batch_mut(entry.batch)
+                .and_then(|batch| batch.owner.as_mut())
+                .ok_or_else(plan_bug)?;
+            owner
+                .claim(entry.slot, entry.count, ordinal, &mut claims)
+                .ok_or_else(plan_bug)?;
             runs.push(RowRun {
                 row: entry.row,
                 count: entry.count,
             });
-        }
-        let mut claims = Vec::with_capacity(batches.len());
-        let mut padded = Vec::with_capacity(batches.len());
-        for (&number, runs) in batches.iter().zip(claim_runs) {
-            let batch = self.batch_mut(number).ok_or_else(plan_bug)?;
-            let owner = batch.owner.as_mut().ok_or_else(plan_bug)?;
-            claims.push(owner.claim(runs).ok_or_else(plan_bug)?);
-            padded.push(Arc::clone(&batch.padded));
         }
         let shapes = if context.options.ragged {
             visit.shapes.get().cloned()
@@ -504,7 +505,6 @@ impl State {
             place: visit.place,
             shapes,
             runs,
-            targets,
             claims,
             padded,
             batches,

@@ -34,9 +34,9 @@ pub(crate) struct DecodeTask {
     pub(crate) place: ChunkPlace,
     pub(crate) shapes: Option<Arc<ChunkShapes>>,
     pub(crate) runs: Vec<RowRun>,
-    /// For each run: which of `claims`, and which run of it.
-    pub(crate) targets: Vec<(u32, u32)>,
-    pub(crate) claims: Vec<SlotClaims<PooledBuffer>>,
+    /// The slots of each run.
+    pub(crate) claims: SlotClaims<PooledBuffer>,
+    /// The padded shapes of each batch.
     pub(crate) padded: Vec<Padded>,
     /// The batches of `claims`.
     pub(crate) batches: Vec<u64>,
@@ -252,7 +252,6 @@ impl Worker {
             place,
             shapes,
             runs,
-            targets,
             claims,
             padded,
             batches,
@@ -272,7 +271,6 @@ impl Worker {
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
             let mut slots = TaskSlots {
                 claims,
-                targets,
                 padded,
                 cold,
                 field: 0,
@@ -304,10 +302,9 @@ impl Worker {
     }
 }
 
-/// The slots of a task: each run leads to a run of one of its claims.
+/// The slots of a task.
 struct TaskSlots {
-    claims: Vec<SlotClaims<PooledBuffer>>,
-    targets: Vec<(u32, u32)>,
+    claims: SlotClaims<PooledBuffer>,
     padded: Vec<Padded>,
     cold: bool,
     field: usize,
@@ -316,8 +313,7 @@ struct TaskSlots {
 
 impl Slots for TaskSlots {
     fn run(&mut self, run: usize, array: usize) -> &mut [u8] {
-        let (claim, claimed_run) = self.targets[run];
-        self.claims[claim as usize].get_mut(claimed_run as usize, self.first_array + array)
+        self.claims.get_mut(run, self.first_array + array)
     }
 
     fn is_cold(&self) -> bool {
@@ -325,8 +321,7 @@ impl Slots for TaskSlots {
     }
 
     fn padded_shape(&self, run: usize) -> Option<SlotShape> {
-        let (claim, _) = self.targets[run];
-        *self.padded[claim as usize].get(self.field)?
+        *self.padded[self.claims.batch(run)].get(self.field)?
     }
 }
 

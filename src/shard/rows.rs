@@ -19,6 +19,8 @@ use super::decode::{
 use super::encode::cut_ragged;
 use super::reader::{Chunk, ShardReader, StoredPiece};
 
+/// Larger samples are dequantized one by one: they are not looked up often.
+const MAX_GROUPED: usize = 16 << 10;
 /// Values that are staged at a time on their way to cold slots: few enough to stay in the L2 cache.
 const MAX_STAGED: usize = 128 << 10;
 
@@ -273,13 +275,24 @@ impl<'a> Job<'a> {
             prefix: &scratch.prefix,
             patches,
         };
-        for (i, run) in self.runs.iter().enumerate().skip(first_run) {
-            if run.row >= span.end {
-                break;
-            }
+        let mut next = first_run;
+        while let Some(run) = self.runs.get(next).filter(|run| run.row < span.end) {
+            let i = next;
+            next += 1;
             let rows = run.row.max(span.first)..run.end().min(span.end);
             if self.shapes.is_some() {
                 self.ragged_rows(&context, span, run, i, rows, slots)?;
+                continue;
+            }
+            let group = self.group(i, span);
+            if group > next {
+                next = group;
+                if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
+                    let end = self.runs[group - 1].end().min(span.end);
+                    unchecked.check_to(fixed.stored.saturating_mul((end - span.first) as usize));
+                }
+                let staging = &mut scratch.staging;
+                self.scatter(&context, span, i..group, slots, staging)?;
                 continue;
             }
             if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
@@ -297,6 +310,85 @@ impl<'a> Job<'a> {
     /// Byte offset of a row's slot in the `len` bytes of a run of a fixed field.
     fn slot_offset(&self, run: &RowRun, row: u32, len: usize) -> usize {
         (len / run.count as usize) * (row - run.row) as usize
+    }
+
+    /// One past the last of the runs from `first` on whose samples are dequantized together, since one sample is
+    /// dequantized faster than it is looked up: neighbours in a piece that go to different places.
+    fn group(&self, first: usize, span: &Span) -> usize {
+        let alone = first + 1;
+        let Some(fixed) = self.fixed.as_ref().filter(|_| !self.plain) else {
+            return alone;
+        };
+        let sample = fixed.elements.saturating_mul(fixed.out_size);
+        if sample == 0 || sample > MAX_GROUPED || span.first == span.end {
+            return alone;
+        }
+        let mut rows = self.runs[first].end() - self.runs[first].row.max(span.first);
+        let mut end = alone;
+        while let (Some(run), before) = (self.runs.get(end), &self.runs[end - 1]) {
+            let full = sample.saturating_mul((rows + run.count) as usize) > MAX_STAGED;
+            if run.row != before.end() || run.end() > span.end || full {
+                break;
+            }
+            rows += run.count;
+            end += 1;
+        }
+        end
+    }
+
+    /// Dequantizes the neighbouring samples of several runs at once, and takes each to its slot.
+    fn scatter(
+        &self,
+        decoded: &Decoded<'_>,
+        span: &Span,
+        runs: Range<usize>,
+        slots: &mut dyn Slots,
+        staging: &mut Vec<u8>,
+    ) -> Result<()> {
+        let (Some(fixed), Some(first), Some(last)) = (
+            &self.fixed,
+            self.runs.get(runs.start),
+            self.runs.get(runs.end - 1),
+        ) else {
+            return Ok(());
+        };
+        let rows = first.row.max(span.first)..last.end().min(span.end);
+        let from = (rows.start - span.first) as usize * fixed.stored;
+        let codes = decoded.codes.get(from..from + rows.len() * fixed.stored);
+        let block = Block {
+            dtype: self.field.dtype().unwrap_or(DType::U8),
+            shape: &fixed.shape,
+            first: 0,
+            count: fixed.elements * rows.len(),
+            codes: codes.ok_or_else(slot_bug)?,
+            scales: self.scales_from(decoded.scales, fixed.scales * rows.start as usize),
+        };
+        let sample = fixed.elements * fixed.out_size;
+        let len = sample * rows.len();
+        grow(staging, len);
+        let mut rest = &mut staging[..len];
+        let global = u64::from(rows.start) * fixed.elements as u64;
+        self.deliver(&block, global, decoded.patches, rest)?;
+        let cold = slots.is_cold();
+        for i in runs {
+            let run = &self.runs[i];
+            let rows = run.row.max(span.first)..run.end().min(span.end);
+            let dst = slots.run(i, 0);
+            let start = self.slot_offset(run, rows.start, dst.len());
+            let (values, after) = rest
+                .split_at_mut_checked(sample * rows.len())
+                .ok_or_else(slot_bug)?;
+            rest = after;
+            let dst = dst
+                .get_mut(start..start + values.len())
+                .ok_or_else(slot_bug)?;
+            if cold && values.len() >= stream::MIN {
+                stream::copy(values, dst);
+            } else {
+                dst.copy_from_slice(values);
+            }
+        }
+        Ok(())
     }
 
     #[expect(
