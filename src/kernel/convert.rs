@@ -9,8 +9,8 @@
     reason = "narrowing is the purpose here, and every value was masked before"
 )]
 
-use super::BLOCK;
 use super::simd::simd;
+use super::{BLOCK, f16c};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
@@ -216,9 +216,21 @@ impl Slot for [u8; 4] {
     }
 }
 
+/// Elements of any dtype to f32, rounding to nearest even where f32 is narrower. Stops at the shorter of the two.
+pub(crate) fn to_f32<S: Slot>(dtype: DType, src: &[u8], dst: &mut [S]) {
+    let done = if dtype == DType::F16 {
+        f16c::to_f32(src, dst)
+    } else {
+        0
+    };
+    let (src, dst) = (src.get(done * dtype.size()..), dst.get_mut(done..));
+    if let (Some(src), Some(dst)) = (src, dst) {
+        loop_to_f32(dtype, src, dst);
+    }
+}
+
 simd! {
-    /// Elements of any dtype to f32, rounding to nearest even where f32 is narrower. Stops at the shorter of the two.
-    pub(crate) fn to_f32<S: Slot>(dtype: DType, src: &[u8], dst: &mut [S]) {
+    fn loop_to_f32<S: Slot>(dtype: DType, src: &[u8], dst: &mut [S]) {
         match dtype {
             DType::Bool => each(src, dst, |[b]| S::of(f32::from(b.min(1)))),
             DType::U8 => each(src, dst, |[b]| S::of(f32::from(b))),

@@ -6,6 +6,7 @@ pub(crate) mod byte_shuffle;
 pub(crate) mod convert;
 pub(crate) mod delta;
 pub(crate) mod dequant;
+pub(crate) mod f16c;
 pub(crate) mod lut;
 pub(crate) mod pages;
 pub(crate) mod quantize;

@@ -180,6 +180,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_f16_converts_alike() {
+        let codes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        same_at_every_level("f16 to f32", codes.len() * 2, |out| {
+            convert::convert(DType::F16, &codes, DType::F32, out).unwrap();
+        });
+    }
+
+    #[test]
     fn dequantizing_agrees_bit_for_bit() {
         for n in [0, 1, 31, 32, 33, 1000] {
             let codes = noise(n * 2, 3);

@@ -19,6 +19,8 @@ use super::decode::{
 use super::encode::cut_ragged;
 use super::reader::{Chunk, ShardReader, StoredPiece};
 
+/// Stored bytes that are checked at a time before they are dequantized.
+const MAX_CHECKED: usize = 8 << 10;
 /// Larger samples are dequantized one by one: they are not looked up often.
 const MAX_GROUPED: usize = 16 << 10;
 /// Values that are staged at a time on their way to cold slots: few enough to stay in the L2 cache.
@@ -295,14 +297,23 @@ impl<'a> Job<'a> {
                 self.scatter(&context, span, i..group, slots, staging)?;
                 continue;
             }
-            if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
-                unchecked.check_to(
-                    fixed
-                        .stored
-                        .saturating_mul((rows.end - span.first) as usize),
-                );
+            // As many rows at a time as are still in the L1 cache after they were checked.
+            let step = match (&unchecked, &self.fixed) {
+                (Some(_), Some(fixed)) => u32::try_from(MAX_CHECKED / fixed.stored.max(1)),
+                _ => Ok(u32::MAX),
+            };
+            let step = step.unwrap_or(u32::MAX).max(1);
+            let mut row = rows.start;
+            while row < rows.end {
+                let part = row..rows.end.min(row.saturating_add(step));
+                row = part.end;
+                if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
+                    let end = (part.end - span.first) as usize;
+                    unchecked.check_to(fixed.stored.saturating_mul(end));
+                }
+                let staging = &mut scratch.staging;
+                self.fixed_rows(&context, span, run, i, part, slots, staging)?;
             }
-            self.fixed_rows(&context, span, run, i, rows, slots, &mut scratch.staging)?;
         }
         unchecked.map_or(Ok(()), StoredPiece::finish)
     }
