@@ -3,17 +3,14 @@
 
 mod common;
 
-use common::{bench_epoch, field, latents, memcpy, photos, write};
+use common::{Group, field, latents, photos, write};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tensorshard::{CodecSpec, DType, FieldOutput, Loader, QuantSpec};
 
 fn dequantize(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let array = latents();
-    let mut group = c.benchmark_group("dequantize/latents");
-    group.sample_size(10);
-    let len = array.data.len();
-    memcpy(&mut group, 64 * 16384, len, len);
+    let mut group = Group::new(c, "dequantize/latents", 64 * 16384, array.data.len());
     let none = CodecSpec::parse("none").expect("a codec");
     for spec in [
         "f16",
@@ -31,19 +28,12 @@ fn dequantize(c: &mut Criterion) {
             &array,
             field(&array).filters([]).codec(none).quantize(quant),
         );
-        bench_epoch(
-            &mut group,
-            spec,
-            &path,
-            Loader::builder().num_workers(1),
-            64,
-        );
+        group.epochs(spec, &path, Loader::builder().num_workers(1), 64);
     }
     for dtype in [DType::F16, DType::BF16] {
         let path = folder.path().join("int8");
         let name = format!("int8 to {dtype}");
-        bench_epoch(
-            &mut group,
+        group.epochs(
             &name,
             &path,
             Loader::builder().num_workers(1).dtype(dtype),
@@ -56,10 +46,7 @@ fn dequantize(c: &mut Criterion) {
 fn normalize(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let array = photos();
-    let mut group = c.benchmark_group("normalize/photos");
-    group.sample_size(10);
-    let len = array.data.len() * 4;
-    memcpy(&mut group, 64 * 12288 * 4, len, len);
+    let mut group = Group::new(c, "normalize/photos", 64 * 12288 * 4, array.data.len() * 4);
     let path = write(
         folder.path(),
         "u8",
@@ -72,8 +59,7 @@ fn normalize(c: &mut Criterion) {
         &[0.229, 0.224, 0.225],
         0,
     );
-    bench_epoch(
-        &mut group,
+    group.epochs(
         "u8 to f32",
         &path,
         Loader::builder().num_workers(1).output("x", output),

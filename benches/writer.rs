@@ -1,43 +1,43 @@
-//! Writing: quantize, filter, compress, checksum, to files.
+//! Writing: quantize, filter, compress, checksum, to files in the system's folder for temporary files.
 #![expect(clippy::expect_used, reason = "benches stop at the first error")]
 
 mod common;
 
-use common::{field, latents, memcpy, photos};
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use tensorshard::{FieldSpec, QuantSpec, ShardWriter, TensorView};
+use common::{Array, Group, field, latents, photos};
+use criterion::{Criterion, criterion_group, criterion_main};
+use tensorshard::{CodecSpec, QuantSpec, ShardWriter, TensorView};
 
 fn writer(c: &mut Criterion) {
-    for (name, array, quant) in [
-        ("photos snappy", photos(), None),
-        ("latents int8 snappy", latents(), Some(QuantSpec::int8())),
-    ] {
-        let mut group = c.benchmark_group(format!("writer/{name}"));
-        group.sample_size(10);
+    let photos = photos();
+    let latents = latents();
+    let cases: [(&str, &Array, &str, Option<QuantSpec>); 4] = [
+        ("photos stored", &photos, "none", None),
+        ("photos snappy", &photos, "snappy", None),
+        ("photos zstd", &photos, "zstd:3", None),
+        (
+            "latents int8 snappy",
+            &latents,
+            "snappy",
+            Some(QuantSpec::int8()),
+        ),
+    ];
+    for (name, array, codec, quant) in cases {
         let len = array.data.len();
-        memcpy(&mut group, 64 << 10, len, len);
+        let mut group = Group::new(c, &format!("writer/{name}"), 1 << 20, len);
+        let mut spec = field(array).codec(CodecSpec::parse(codec).expect("a codec"));
+        if let Some(quant) = quant {
+            spec = spec.quantize(quant);
+        }
         for num_workers in [1, 2] {
-            let mut spec: FieldSpec = field(&array);
-            if let Some(quant) = &quant {
-                spec = spec.quantize(quant.clone());
-            }
-            group.throughput(Throughput::Bytes(array.data.len() as u64));
-            group.bench_function(format!("{num_workers} workers"), |b| {
-                b.iter_batched(
-                    || tempfile::tempdir().expect("a temporary folder"),
-                    |folder| {
-                        let builder = ShardWriter::builder()
-                            .num_workers(num_workers)
-                            .field(spec.clone());
-                        let mut writer = builder.create(folder.path().join("d")).expect("a writer");
-                        let view = TensorView::new(array.dtype, &array.shape, &array.data)
-                            .expect("a view");
-                        writer.extend(&[("x", view)]).expect("samples");
-                        writer.finish().expect("a dataset");
-                        folder
-                    },
-                    BatchSize::PerIteration,
-                );
+            group.entry(&format!("{num_workers} workers"), len, || {
+                let folder = tempfile::tempdir().expect("a temporary folder");
+                let builder = ShardWriter::builder()
+                    .num_workers(num_workers)
+                    .field(spec.clone());
+                let mut writer = builder.create(folder.path().join("d")).expect("a writer");
+                let view = TensorView::new(array.dtype, &array.shape, &array.data).expect("a view");
+                writer.extend(&[("x", view)]).expect("samples");
+                writer.finish().expect("a dataset");
             });
         }
         group.finish();
