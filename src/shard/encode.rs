@@ -30,6 +30,20 @@ pub(crate) struct ChunkBlock {
 }
 
 impl ChunkBlock {
+    /// Forgets the values, and keeps their memory.
+    pub(crate) fn clear(&mut self) {
+        self.num_samples = 0;
+        for field in &mut self.fields {
+            field.data.clear();
+            field.shapes = Shapes::default();
+        }
+    }
+
+    /// Bytes of memory that values take, or have taken.
+    pub(crate) fn capacity(&self) -> usize {
+        self.fields.iter().map(|field| field.data.capacity()).sum()
+    }
+
     pub(crate) fn raw_bytes(&self) -> u64 {
         self.fields
             .iter()

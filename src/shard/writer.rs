@@ -1,5 +1,7 @@
 //! Writes one shard: header, chunks, index, footer, front to back.
 
+use std::io::IoSlice;
+
 use crate::checksum::{Context, checksum};
 use crate::error::{Error, Result};
 use crate::format::align;
@@ -46,6 +48,10 @@ impl<S: Sink> ShardFileWriter<S> {
         })
     }
 
+    pub(crate) fn sink(&self) -> &S {
+        &self.sink
+    }
+
     pub(crate) fn samples_per_chunk(&self) -> u32 {
         self.samples_per_chunk
     }
@@ -70,17 +76,26 @@ impl<S: Sink> ShardFileWriter<S> {
                 "a chunk that does not fit the shard: this is a bug, please report it",
             ));
         }
-        let (bytes, entry) = self.assemble(encoded)?;
-        self.sink.append(&bytes)?;
+        let (header, header_bytes, entry) = self.lay_out(encoded)?;
+        // Header and streams go to the file from where they are, with padding between them.
+        let mut parts = vec![IoSlice::new(&header_bytes)];
+        let mut end = header_bytes.len() as u64;
+        for (stream, encoded) in header.streams.iter().zip(&encoded.streams) {
+            parts.push(IoSlice::new(padding(end, stream.offset)?));
+            parts.push(IoSlice::new(&encoded.data));
+            end = stream.offset + stream.stored_len;
+        }
+        parts.push(IoSlice::new(padding(end, header.chunk_len)?));
+        self.sink.append_all(&mut parts)?;
         entry.put(&mut self.index);
-        self.offset += bytes.len() as u64;
+        self.offset += header.chunk_len;
         self.num_chunks += 1;
         self.num_samples += u64::from(encoded.num_samples);
         Ok(())
     }
 
-    /// The bytes of a chunk at the current offset, and its index record.
-    fn assemble(&self, encoded: &EncodedChunk) -> Result<(Vec<u8>, IndexEntry)> {
+    /// The header of a chunk at the current offset, its bytes, and its index record.
+    fn lay_out(&self, encoded: &EncodedChunk) -> Result<(ChunkHeader, Vec<u8>, IndexEntry)> {
         let num_pieces = encoded
             .streams
             .iter()
@@ -135,25 +150,17 @@ impl<S: Sink> ShardFileWriter<S> {
             header.streams_end = offset + stored_len;
         }
         header.chunk_len = align(header.streams_end, ALIGN);
-        let (mut bytes, header_crc) = header.encode(self.shard_id)?;
-        let len =
-            |x: u64| usize::try_from(x).map_err(|_| Error::limit("chunk", usize::MAX as u64, x));
-        bytes.reserve_exact(len(header.chunk_len)?.saturating_sub(bytes.len()));
-        for (stream, encoded) in header.streams.iter().zip(&encoded.streams) {
-            bytes.resize(len(stream.offset)?, 0);
-            bytes.extend_from_slice(&encoded.data);
-        }
-        bytes.resize(len(header.chunk_len)?, 0);
+        let (bytes, header_crc) = header.encode(self.shard_id)?;
         let entry = IndexEntry {
             offset: self.offset,
             chunk_len: header.chunk_len,
             header_len: header.header_len,
             header_crc,
         };
-        Ok((bytes, entry))
+        Ok((header, bytes, entry))
     }
 
-    /// Writes index and footer and makes the shard durable under its final name.
+    /// Writes index and footer. The shard is complete when the sink is committed.
     pub(crate) fn finish(mut self) -> Result<(ShardRecord, S)> {
         let footer = Footer {
             version_minor: self.version_minor,
@@ -166,9 +173,8 @@ impl<S: Sink> ShardFileWriter<S> {
             header_crc: self.header_crc,
         };
         let (bytes, footer_crc) = footer.encode();
-        self.sink.append(&self.index)?;
-        self.sink.append(&bytes)?;
-        self.sink.commit()?;
+        self.sink
+            .append_all(&mut [IoSlice::new(&self.index), IoSlice::new(&bytes)])?;
         let record = ShardRecord {
             shard_id: self.shard_id,
             first_sample: 0,
@@ -179,4 +185,15 @@ impl<S: Sink> ShardFileWriter<S> {
         };
         Ok((record, self.sink))
     }
+}
+
+/// Zeros from one offset to the next.
+fn padding(from: u64, to: u64) -> Result<&'static [u8]> {
+    const ZEROS: [u8; 64] = [0; 64];
+    const { assert!(ZEROS.len() as u64 == ALIGN) };
+    to.checked_sub(from)
+        .and_then(|len| ZEROS.get(..usize::try_from(len).ok()?))
+        .ok_or_else(|| {
+            Error::invalid("more padding than alignment needs: this is a bug, please report it")
+        })
 }

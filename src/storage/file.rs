@@ -1,7 +1,7 @@
 //! Local files: positional reads, and writes under a temporary name until they are durable.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{IoSlice, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -146,15 +146,47 @@ impl FileSink {
     }
 }
 
+impl FileSink {
+    /// A call that puts on the disk what was written until then: for another thread. `None` if it cannot be made, or
+    /// the file is not open any more.
+    pub(crate) fn sync_later(&self) -> Option<impl FnOnce() -> Result<()> + Send + use<>> {
+        let file = self.file.as_ref()?.try_clone().ok()?;
+        let temporary = self.temporary.clone();
+        Some(move || {
+            file.sync_data()
+                .map_err(|e| Error::io("sync", &temporary, e))
+        })
+    }
+}
+
+/// Writes all of `parts`, in as few calls as the system takes.
+fn write_all_parts(file: &mut File, mut parts: &mut [IoSlice<'_>]) -> std::io::Result<()> {
+    // Empty ones at the front would look like a file that takes nothing.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        match file.write_vectored(parts) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut parts, n),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
 impl Sink for FileSink {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.append_all(&mut [IoSlice::new(bytes)])
+    }
+
+    fn append_all(&mut self, parts: &mut [IoSlice<'_>]) -> Result<()> {
         let Some(file) = &mut self.file else {
             return Err(
                 Error::invalid("this file was committed, or a write to it failed")
                     .in_file(&self.path),
             );
         };
-        let written = file.write_all(bytes);
+        let written = write_all_parts(file, parts);
         if written.is_err() {
             self.file = None;
         }

@@ -11,6 +11,7 @@ pub(crate) use memory::MemoryStorage;
 pub(crate) use mmap::MmapStorage;
 
 use std::fmt::Debug;
+use std::io::IoSlice;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,6 +84,12 @@ pub(crate) trait Sink: Send {
     /// # Errors
     /// `Io`; the sink is unusable afterwards.
     fn append(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Appends parts, one after the other.
+    ///
+    /// # Errors
+    /// As [`Sink::append`].
+    fn append_all(&mut self, parts: &mut [IoSlice<'_>]) -> Result<()>;
 
     /// Makes everything durable under the final name.
     ///

@@ -1,54 +1,39 @@
 //! [`ShardWriter`]: samples in, a dataset out. Chunks are encoded on all cores and written in order.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::num::NonZero;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+mod builder;
+mod files;
+mod pipeline;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use serde_json::{Map, Value};
+pub use builder::ShardWriterBuilder;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use crossbeam_channel::bounded;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::forever::{DEFAULT_PIECE_BYTES, MANIFEST_NAME};
-use crate::format::header::ShardHeader;
+use crate::format::forever::MANIFEST_NAME;
 use crate::format::limits;
 use crate::format::manifest::{Manifest, ShardRecord};
 use crate::format::schema::{Field, Kind, Schema};
 use crate::format::shard_id::ShardId;
-use crate::shard::{ChunkBlock, EncodedChunk, FieldBlock, ShardFileWriter, encode_chunk};
-use crate::storage::{FileSink, publish, sync_folder};
+use crate::shard::{ChunkBlock, FieldBlock};
+use crate::storage::{publish, sync_folder};
 use crate::tensor::TensorView;
 
-use super::inspect::{FieldReport, add_chunk};
-use super::{Dataset, FieldSpec, metadata};
+use super::inspect::FieldReport;
+use super::metadata;
 
-/// Decoded bytes of a chunk unless asked otherwise.
-const CHUNK_BYTES: u64 = 1 << 20;
+use files::{ShardFiles, ShardIds};
+use pipeline::{Pipeline, Shared, Task};
+
 /// A chunk of a ragged dataset that outgrows its budget this many times is closed early.
 const CHUNK_OVERSHOOT: u64 = 64;
 /// Samples of a chunk, however small they are.
 const MAX_SAMPLES_PER_CHUNK: u64 = 1 << 20;
-const MAX_SHARD_LEN: u64 = 256 << 20;
-
-/// Options of a [`ShardWriter`]. Defaults: chunks of 1 MiB before encoding, shards of 256 MiB, a worker per core,
-/// random shard ids, an existing dataset is never touched.
-#[derive(Clone, Debug)]
-#[must_use]
-pub struct ShardWriterBuilder {
-    fields: Vec<FieldSpec>,
-    metadata: Map<String, Value>,
-    chunk_bytes: u64,
-    samples_per_chunk: Option<u32>,
-    max_shard_len: u64,
-    num_workers: usize,
-    seed: Option<u64>,
-    overwrite: bool,
-}
 
 /// Writes a dataset. Nothing exists under its final name before [`ShardWriter::finish`] (or
 /// [`ShardWriter::flush`]); a writer that is dropped before leaves nothing behind.
@@ -126,163 +111,6 @@ pub struct WriteProgress {
     pub stored_bytes: u64,
 }
 
-/// State shared with the threads.
-#[derive(Debug, Default)]
-struct Shared {
-    error: Mutex<Option<Error>>,
-    failed: std::sync::atomic::AtomicBool,
-    sealed: Mutex<Vec<ShardRecord>>,
-    reports: Mutex<Vec<FieldReport>>,
-    raw_bytes: AtomicU64,
-    stored_bytes: AtomicU64,
-}
-
-impl Shared {
-    fn fail(&self, error: Error) {
-        self.error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(error);
-        self.failed.store(true, Ordering::Release);
-    }
-}
-
-impl Default for ShardWriterBuilder {
-    fn default() -> Self {
-        Self {
-            fields: Vec::new(),
-            metadata: Map::new(),
-            chunk_bytes: CHUNK_BYTES,
-            samples_per_chunk: None,
-            max_shard_len: MAX_SHARD_LEN,
-            num_workers: 0,
-            seed: None,
-            overwrite: false,
-        }
-    }
-}
-
-impl ShardWriterBuilder {
-    /// Adds a field.
-    pub fn field(mut self, field: FieldSpec) -> Self {
-        self.fields.push(field);
-        self
-    }
-
-    /// Adds fields.
-    pub fn fields(mut self, fields: impl IntoIterator<Item = FieldSpec>) -> Self {
-        self.fields.extend(fields);
-        self
-    }
-
-    /// Sets one entry of the user's metadata.
-    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.metadata.insert(key.into(), value.into());
-        self
-    }
-
-    /// Bytes of a chunk before encoding, over all fields: the unit of parallel work. Default 1 MiB.
-    pub fn chunk_bytes(mut self, bytes: u64) -> Self {
-        self.chunk_bytes = bytes.max(1);
-        self
-    }
-
-    /// Samples of a chunk, instead of [`ShardWriterBuilder::chunk_bytes`].
-    pub fn samples_per_chunk(mut self, samples: u32) -> Self {
-        self.samples_per_chunk = Some(samples);
-        self
-    }
-
-    /// Bytes after which a new shard is started. Default 256 MiB. A shard can be one chunk larger.
-    pub fn max_shard_len(mut self, bytes: u64) -> Self {
-        self.max_shard_len = bytes;
-        self
-    }
-
-    /// Threads that encode; 0, the default, for one per core. Never changes what is written.
-    pub fn num_workers(mut self, workers: usize) -> Self {
-        self.num_workers = workers;
-        self
-    }
-
-    /// Derives shard ids from a seed instead of random bytes, so that the same input gives the same files.
-    pub fn shard_ids_from(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Lets [`ShardWriterBuilder::create`] replace an existing dataset. It stays readable until the new one is
-    /// complete.
-    pub fn overwrite(mut self, overwrite: bool) -> Self {
-        self.overwrite = overwrite;
-        self
-    }
-
-    /// Starts a new dataset in the folder `path`.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for a contradictory schema or if a dataset is there; `Io`.
-    pub fn create(self, path: impl AsRef<Path>) -> Result<ShardWriter> {
-        let path = path.as_ref();
-        let exists = path.join(MANIFEST_NAME).exists();
-        if exists && !self.overwrite {
-            return Err(Error::invalid(
-                "there is a dataset already; overwrite it or append to it (`--overwrite`, `--append`)",
-            )
-            .in_file(path));
-        }
-        let mut replaced = Vec::new();
-        if exists && let Ok(old) = Dataset::open(path) {
-            replaced = old.shard_ids()?;
-        }
-        let schema = self.schema()?;
-        ShardWriter::start(self, path, schema, Vec::new(), replaced)
-    }
-
-    /// Starts to append to the dataset in the folder `path`. Fields may be left out; if given they must be those of
-    /// the dataset, encodings included.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if fields differ; errors of [`Dataset::open`].
-    pub fn append_to(mut self, path: impl AsRef<Path>) -> Result<ShardWriter> {
-        let path = path.as_ref();
-        let dataset = Dataset::open(path)?;
-        let schema = dataset.schema().clone();
-        if !self.fields.is_empty() && self.schema()? != schema {
-            return Err(Error::invalid(
-                "the fields differ from those of the dataset (name, dtype, shape, encoding or static scales)",
-            )
-            .in_file(path));
-        }
-        for (key, value) in dataset.metadata() {
-            self.metadata
-                .entry(key.clone())
-                .or_insert_with(|| value.clone());
-        }
-        let previous = dataset.shard_records()?;
-        ShardWriter::start(self, path, schema, previous, Vec::new())
-    }
-
-    /// Starts one of several parts of a dataset, in a new folder `path/part-<random>`: each process writes its own,
-    /// and [`crate::merge`] commits them together without copying data.
-    ///
-    /// # Errors
-    /// As [`ShardWriterBuilder::create`].
-    pub fn part(self, path: impl AsRef<Path>) -> Result<ShardWriter> {
-        let id = ShardId(random_id()?);
-        self.create(path.as_ref().join(format!("part-{id}")))
-    }
-
-    fn schema(&self) -> Result<Schema> {
-        Schema::new(
-            self.fields
-                .iter()
-                .map(FieldSpec::resolve)
-                .collect::<Result<_>>()?,
-        )
-    }
-}
-
 impl ShardWriter {
     /// A writer with options.
     pub fn builder() -> ShardWriterBuilder {
@@ -321,18 +149,15 @@ impl ShardWriter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) =
             schema.fields().iter().map(FieldReport::new).collect();
-        let files = ShardFiles {
-            folder: path.to_owned(),
-            version_minor: schema.version_minor()?,
-            schema_bytes: Arc::clone(&schema_bytes),
-            ids: ShardIds {
-                seed: options.seed,
-                next: previous.len() as u64,
-            },
-            max_shard_len: options.max_shard_len,
-            shared: Arc::clone(&shared),
-            current: None,
-        };
+        let ids = ShardIds::new(options.seed, previous.len() as u64);
+        let files = ShardFiles::new(
+            path,
+            schema.version_minor()?,
+            Arc::clone(&schema_bytes),
+            ids,
+            options.max_shard_len,
+            Arc::clone(&shared),
+        )?;
         let pipeline = Pipeline::start(&options, &schema, files)?;
         let samples_per_chunk = options
             .samples_per_chunk
@@ -379,16 +204,13 @@ impl ShardWriter {
     }
 
     fn reset_pending(&mut self) {
-        self.pending = ChunkBlock {
-            num_samples: 0,
-            first_sample: self.appended,
-            fields: self
-                .schema
-                .fields()
-                .iter()
-                .map(|_| FieldBlock::default())
-                .collect(),
-        };
+        // The memory of a chunk that is encoded already: fresh memory costs more than the copy.
+        let spare = self.pipeline.as_ref().and_then(Pipeline::spare);
+        self.pending = spare.unwrap_or_default();
+        self.pending
+            .fields
+            .resize_with(self.schema.fields().len(), FieldBlock::default);
+        self.pending.first_sample = self.appended;
         self.pending_bytes = 0;
     }
 
@@ -553,7 +375,6 @@ impl ShardWriter {
             .samples_per_chunk
             .get_or_insert(self.pending.num_samples);
         let block = std::mem::take(&mut self.pending);
-        self.reset_pending();
         let seq = self.next_seq;
         self.next_seq += 1;
         let sent = self.pipeline.as_ref().is_some_and(|p| {
@@ -563,6 +384,7 @@ impl ShardWriter {
                 block,
             })
         });
+        self.reset_pending();
         if sent { Ok(()) } else { self.check_failed() }
     }
 
@@ -582,10 +404,7 @@ impl ShardWriter {
         let (ack, done) = bounded(1);
         let seq = self.next_seq;
         self.next_seq += 1;
-        let sent = self
-            .pipeline
-            .as_ref()
-            .is_some_and(|p| p.results.send(Message::Seal { seq, ack }).is_ok());
+        let sent = self.pipeline.as_ref().is_some_and(|p| p.seal(seq, ack));
         if sent {
             // An error here means that the writer thread is gone; it has left an error.
             done.recv().ok();
@@ -718,275 +537,4 @@ fn fixed_samples_per_chunk(schema: &Schema, chunk_bytes: u64) -> Option<u32> {
         .unwrap_or(MAX_SAMPLES_PER_CHUNK)
         .clamp(1, MAX_SAMPLES_PER_CHUNK);
     u32::try_from(n).ok()
-}
-
-pub(crate) fn random_id() -> Result<[u8; 16]> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id)
-        .map_err(|e| Error::io("get random bytes", "", std::io::Error::other(e)))?;
-    Ok(id)
-}
-
-/// Makes shard ids.
-struct ShardIds {
-    seed: Option<u64>,
-    next: u64,
-}
-
-impl ShardIds {
-    fn next(&mut self) -> Result<ShardId> {
-        let Some(seed) = self.seed else {
-            return Ok(ShardId(random_id()?));
-        };
-        let n = self.next;
-        self.next += 1;
-        let mut id = [0; 16];
-        id[..8].copy_from_slice(&mix(seed.wrapping_add(n.wrapping_mul(2))).to_le_bytes());
-        id[8..].copy_from_slice(
-            &mix(seed.wrapping_add(n.wrapping_mul(2)).wrapping_add(1)).to_le_bytes(),
-        );
-        Ok(ShardId(id))
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014), for reproducible ids.
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-struct Task {
-    seq: u64,
-    samples_per_chunk: u32,
-    block: ChunkBlock,
-}
-
-enum Message {
-    Chunk {
-        seq: u64,
-        samples_per_chunk: u32,
-        encoded: Result<EncodedChunk>,
-    },
-    Seal {
-        seq: u64,
-        ack: Sender<()>,
-    },
-}
-
-impl Message {
-    fn seq(&self) -> u64 {
-        match self {
-            Self::Chunk { seq, .. } | Self::Seal { seq, .. } => *seq,
-        }
-    }
-}
-
-/// Encoding workers and the one thread that writes, in order.
-struct Pipeline {
-    tasks: Option<Sender<Task>>,
-    results: Sender<Message>,
-    /// One token for each chunk that may be between `append` and the file.
-    tokens: Receiver<()>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Pipeline {
-    fn start(
-        options: &ShardWriterBuilder,
-        schema: &Arc<Schema>,
-        files: ShardFiles,
-    ) -> Result<Self> {
-        let workers = match options.num_workers {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
-            n => n,
-        };
-        let in_flight = 2 * workers + 2;
-        let (tasks, task_queue) = bounded::<Task>(in_flight);
-        let (results, result_queue) = unbounded::<Message>();
-        let (token_sender, tokens) = bounded(in_flight);
-        for _ in 0..in_flight {
-            token_sender.send(()).ok();
-        }
-        let mut threads = Vec::new();
-        let spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
-                .name(name)
-                .spawn(body)
-                .map_err(|e| Error::io("start a thread", "", e))
-        };
-        for i in 0..workers {
-            let (task_queue, results, schema) =
-                (task_queue.clone(), results.clone(), Arc::clone(schema));
-            let body = move || {
-                for task in task_queue {
-                    let encode = || encode_chunk(&schema, DEFAULT_PIECE_BYTES, &task.block);
-                    let encoded = catch_unwind(AssertUnwindSafe(encode))
-                        .unwrap_or_else(|payload| Err(Error::panicked("encode", payload.as_ref())));
-                    let message = Message::Chunk {
-                        seq: task.seq,
-                        samples_per_chunk: task.samples_per_chunk,
-                        encoded,
-                    };
-                    if results.send(message).is_err() {
-                        return;
-                    }
-                }
-            };
-            threads.push(spawn(format!("tensorshard-encode-{i}"), Box::new(body))?);
-        }
-        let body = move || write_in_order(files, &result_queue, &token_sender);
-        threads.push(spawn("tensorshard-write".to_owned(), Box::new(body))?);
-        Ok(Self {
-            tasks: Some(tasks),
-            results,
-            tokens,
-            threads,
-        })
-    }
-
-    /// False if the threads are gone.
-    fn send(&self, task: Task) -> bool {
-        self.tokens.recv().is_ok()
-            && self
-                .tasks
-                .as_ref()
-                .is_some_and(|tasks| tasks.send(task).is_ok())
-    }
-}
-
-impl Drop for Pipeline {
-    fn drop(&mut self) {
-        self.tasks = None;
-        // The writer thread ends when every sender is gone: the workers' and this one.
-        let (dead, _) = unbounded();
-        self.results = dead;
-        for thread in self.threads.drain(..) {
-            thread.join().ok();
-        }
-    }
-}
-
-impl std::fmt::Debug for Pipeline {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline")
-            .field("threads", &self.threads.len())
-            .finish_non_exhaustive()
-    }
-}
-
-fn write_in_order(mut files: ShardFiles, queue: &Receiver<Message>, tokens: &Sender<()>) {
-    let mut waiting = BTreeMap::new();
-    let mut next = 0u64;
-    for message in queue {
-        waiting.insert(message.seq(), message);
-        while let Some(message) = waiting.remove(&next) {
-            next += 1;
-            let (result, ack) = match message {
-                Message::Chunk {
-                    samples_per_chunk,
-                    encoded,
-                    ..
-                } => {
-                    let result = encoded.and_then(|chunk| files.write(&chunk, samples_per_chunk));
-                    tokens.try_send(()).ok();
-                    (result, None)
-                }
-                Message::Seal { ack, .. } => (files.seal(), Some(ack)),
-            };
-            if let Err(error) = result {
-                files.current = None;
-                files.shared.fail(error);
-            }
-            if let Some(ack) = ack {
-                ack.send(()).ok();
-            }
-        }
-    }
-}
-
-/// The shard files of one writer.
-struct ShardFiles {
-    folder: PathBuf,
-    version_minor: u16,
-    schema_bytes: Arc<Vec<u8>>,
-    ids: ShardIds,
-    max_shard_len: u64,
-    shared: Arc<Shared>,
-    current: Option<ShardFileWriter<FileSink>>,
-}
-
-impl ShardFiles {
-    fn write(&mut self, chunk: &EncodedChunk, samples_per_chunk: u32) -> Result<()> {
-        if self.shared.failed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        if self
-            .current
-            .as_ref()
-            .is_some_and(|shard| shard.samples_per_chunk() != samples_per_chunk)
-        {
-            self.seal()?;
-        }
-        let mut shard = match self.current.take() {
-            Some(shard) => shard,
-            None => self.open(samples_per_chunk)?,
-        };
-        shard.append(chunk)?;
-        let full = shard.is_full() || shard.file_len() >= self.max_shard_len;
-        self.current = Some(shard);
-        self.shared
-            .raw_bytes
-            .fetch_add(chunk.raw_bytes, Ordering::Relaxed);
-        let stored: u64 = chunk
-            .streams
-            .iter()
-            .map(|stream| stream.data.len() as u64)
-            .sum();
-        self.shared
-            .stored_bytes
-            .fetch_add(stored, Ordering::Relaxed);
-        add_chunk(
-            &mut self
-                .shared
-                .reports
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-            chunk,
-        );
-        if full { self.seal() } else { Ok(()) }
-    }
-
-    fn open(&mut self, samples_per_chunk: u32) -> Result<ShardFileWriter<FileSink>> {
-        let shard_id = self.ids.next()?;
-        let path = self.folder.join(shard_id.file_name());
-        if path.exists() {
-            return Err(Error::invalid(
-                "this shard exists already; use another seed for shard ids",
-            )
-            .in_file(path));
-        }
-        let header = ShardHeader {
-            version_minor: self.version_minor,
-            shard_id,
-            samples_per_chunk,
-            piece_bytes: DEFAULT_PIECE_BYTES,
-            schema_bytes: self.schema_bytes.as_ref().clone(),
-        };
-        ShardFileWriter::create(FileSink::create(path)?, &header)
-    }
-
-    fn seal(&mut self) -> Result<()> {
-        let Some(shard) = self.current.take() else {
-            return Ok(());
-        };
-        let (record, _) = shard.finish()?;
-        self.shared
-            .sealed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(record);
-        Ok(())
-    }
 }
