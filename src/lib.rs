@@ -56,7 +56,10 @@ pub use format::shard_id::ShardId;
 #[cfg(feature = "tokio")]
 pub use loader::BatchStream;
 pub use loader::{Batches, Limit, Loader, LoaderBuilder, LoaderStats, Shuffle};
-pub use quant::{AffineParams, Calibrator, Granularity, NonFinite, QuantParams, QuantSpec, Scales};
+pub use quant::{
+    AbsErrorParams, AffineParams, Calibrator, ErrorBound, Granularity, NonFinite, QuantParams,
+    QuantSpec, Scales,
+};
 pub use storage::IoMode;
 pub use tensor::{Element, Tensor, TensorView, to_le_bytes};
 

@@ -27,7 +27,7 @@ const MAX_HEX: usize = 600;
 
 type Case = fn(&Path) -> Result<()>;
 
-const CASES: [(&str, Case); 13] = [
+const CASES: [(&str, Case); 14] = [
     ("dtypes-none", |path| dtypes(path, "none")),
     ("dtypes-snappy", |path| dtypes(path, "snappy")),
     ("dtypes-deflate", |path| dtypes(path, "deflate")),
@@ -41,6 +41,7 @@ const CASES: [(&str, Case); 13] = [
     ("patches", patches),
     ("ragged", ragged),
     ("large-samples", large_samples),
+    ("abs-error", abs_error),
 ];
 
 fn root() -> PathBuf {
@@ -364,6 +365,73 @@ fn large_samples(path: &Path) -> Result<()> {
             ("int4", TensorView::new(DType::F32, &[501, 301], &wide)?),
             ("raw", TensorView::new(DType::U8, &[raw.len()], &raw)?),
         ])?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+fn abs_error(path: &Path) -> Result<()> {
+    let specs = [
+        "abs_error:0.02:bits=8",
+        "abs_error:0.0001:bits=16",
+        "abs_error:1e-6:bits=32",
+        "abs_error:0.02:range=-3..5",
+        "rel_error:0.01:range=100..110",
+    ];
+    let mut writer = builder(9);
+    for spec in specs {
+        let spec = QuantSpec::parse(spec)?;
+        for dtype in FLOATS {
+            let name = format!("{spec} {dtype}");
+            writer = writer.field(FieldSpec::new(name, dtype, [3, 5]).quantize(spec.clone()));
+        }
+    }
+    let ragged = QuantSpec::parse("abs_error:0.001:bits=16")?;
+    let mut writer = writer
+        .field(
+            FieldSpec::ragged("ragged", DType::F32, [None])
+                .quantize(ragged)
+                .filters([FilterId::DELTA]),
+        )
+        .samples_per_chunk(3)
+        .create(path)?;
+    let mut random = Random(9);
+    for i in 0..5usize {
+        let mut values = Vec::new();
+        for spec in specs {
+            let offset = if spec.contains("100..110") {
+                105.0
+            } else {
+                0.0
+            };
+            for dtype in FLOATS {
+                let mut x: Vec<f32> = (0..15).map(|_| offset + random.normal() as f32).collect();
+                x[3 * i] = [f32::NAN, -0.0, f32::INFINITY, 3e38, f32::NEG_INFINITY][i];
+                let bytes = match dtype {
+                    DType::F16 => to_le_bytes(
+                        &x.iter()
+                            .map(|&x| half::f16::from_f32(x))
+                            .collect::<Vec<_>>(),
+                    ),
+                    DType::BF16 => to_le_bytes(
+                        &x.iter()
+                            .map(|&x| half::bf16::from_f32(x))
+                            .collect::<Vec<_>>(),
+                    ),
+                    DType::F64 => to_le_bytes(&x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>()),
+                    _ => to_le_bytes(&x),
+                };
+                values.push((format!("{} {dtype}", QuantSpec::parse(spec)?), dtype, bytes));
+            }
+        }
+        let ragged = elements(DType::F32, 3 * i, &mut random);
+        let mut sample = Vec::new();
+        for (name, dtype, bytes) in &values {
+            sample.push((name.as_str(), TensorView::new(*dtype, &[3, 5], bytes)?));
+        }
+        let shape = [3 * i];
+        sample.push(("ragged", TensorView::new(DType::F32, &shape, &ragged)?));
+        writer.append(&sample)?;
     }
     writer.finish()?;
     Ok(())

@@ -13,8 +13,8 @@ use std::path::Path;
 use common::{Random, collect, elements, small_dataset, write_one_field};
 use tensorshard::{
     Batch, CodecId, CodecSpec, DType, Dataset, FieldOutput, FieldSpec, FilterId, IoMode, Kind,
-    Loader, NonFinite, Preset, QuantSpec, Ragged, Result, ShardWriter, Shuffle, TensorView,
-    to_le_bytes,
+    Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result, ShardWriter, Shuffle,
+    TensorView, to_le_bytes,
 };
 
 const CODECS: [CodecId; 6] = [
@@ -150,6 +150,9 @@ fn lossy_specs() -> Vec<QuantSpec> {
         QuantSpec::cast(DType::F8E5M2),
     ];
     out.push(QuantSpec::cast(DType::F8E4M3FN));
+    out.push(QuantSpec::abs_error(0.02).bits(8));
+    out.push(QuantSpec::abs_error(1e-3).range(-6.0, 6.0));
+    out.push(QuantSpec::rel_error(1e-6).range(-6.0, 6.0));
     for base in [
         QuantSpec::int8(),
         QuantSpec::uint8(),
@@ -246,14 +249,12 @@ fn static_scales_are_used_and_values_beyond_them_are_refused() -> Result<()> {
     let data: Vec<f32> = (0..15).map(|i| i as f32 / 10.0).collect();
     let bytes = to_le_bytes(&data);
     let spec = QuantSpec::int8().per_channel(0);
-    let params = spec.resolve(DType::F32, Some(2))?;
-    let mut calibrator = tensorshard::Calibrator::new(&params, &shape)?;
-    calibrator.observe(DType::F32, &bytes)?;
-    let scales = calibrator.finish();
-    assert_eq!(scales.scales.len(), 3);
-    let field = FieldSpec::new("x", DType::F32, shape)
-        .quantize(spec)
-        .scales(scales);
+    let field = FieldSpec::new("x", DType::F32, shape).quantize(spec);
+    let mut calibrator = field.calibrator()?;
+    calibrator.observe(&bytes)?;
+    let spec = calibrator.finish();
+    assert_eq!(spec.given_scales().map(|given| given.scales.len()), Some(3));
+    let field = field.quantize(spec);
     let path = dir.path().join("d");
     write_one_field(
         ShardWriter::builder(),
@@ -322,6 +323,92 @@ fn patches_restore_what_a_quantizer_cannot_hold() -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[test]
+fn largest_errors_hold_for_every_element_of_ragged_fields_too() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut random = Random(11);
+    let field = FieldSpec::ragged("x", DType::F32, [None, Some(5)])
+        .quantize(QuantSpec::psnr(50.0))
+        .filters([FilterId::DELTA]);
+    let mut calibrator = field.calibrator()?;
+    let mut data = Vec::new();
+    for i in 0..40usize {
+        let rows = random.below(7);
+        let mut x: Vec<f32> = (0..rows * 5)
+            .map(|_| 1000.0 + random.normal() as f32)
+            .collect();
+        if i % 3 == 0 {
+            for (x, odd) in x
+                .iter_mut()
+                .zip([f32::NAN, f32::INFINITY, f32::NEG_INFINITY])
+            {
+                *x = odd;
+            }
+        }
+        let bytes = to_le_bytes(&x);
+        calibrator.observe(&bytes)?;
+        data.push((vec![rows, 5], bytes));
+    }
+    assert!(
+        ShardWriter::builder()
+            .field(field.clone())
+            .create(dir.path().join("no"))
+            .is_err()
+    );
+    let field = field.quantize(calibrator.finish());
+    let path = dir.path().join("d");
+    write_one_field(
+        ShardWriter::builder().samples_per_chunk(7),
+        &path,
+        field,
+        DType::F32,
+        &data,
+    )?;
+    let dataset = Dataset::open(&path)?;
+    let QuantParams::AbsError(p) = *dataset.schema().fields()[0].quantizer() else {
+        panic!("another quantizer");
+    };
+    assert_eq!(p.bits, 8);
+    assert!((-150_000..-1000).contains(&p.zero_point));
+    for ((_, source), decoded) in data.iter().zip(by_get(&dataset, "x")?) {
+        let both = to_f64(DType::F32, source)
+            .into_iter()
+            .zip(to_f64(DType::F32, &decoded));
+        for (i, (a, b)) in both.enumerate() {
+            assert!(
+                (a - b).abs() <= p.max_error
+                    || source[4 * i..4 * i + 4] == decoded[4 * i..4 * i + 4]
+            );
+        }
+    }
+    let error = dataset.inspect()?.fields[0].error.unwrap();
+    assert!(error.max_abs_error <= p.max_error && error.non_finite > 0);
+    let quantized = Loader::builder().output("x", FieldOutput::new().quantized());
+    let message = quantized.open(&path).map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("dequantized"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn a_bound_that_most_elements_miss_names_the_field_and_a_better_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let x: Vec<f32> = (0..1000).map(|i| 1000.0 + i as f32 * 0.37).collect();
+    let field =
+        FieldSpec::new("height", DType::F32, [1000]).quantize(QuantSpec::abs_error(1e-9).bits(32));
+    let refused = write_one_field(
+        ShardWriter::builder(),
+        &dir.path().join("d"),
+        field,
+        DType::F32,
+        &[(vec![1000], to_le_bytes(&x))],
+    );
+    let message = refused.unwrap_err().to_string();
+    assert!(
+        message.contains("\"height\"") && message.contains("at least 6.5e-5"),
+        "{message}"
+    );
 }
 
 #[test]
@@ -608,12 +695,11 @@ fn every_preset_writes_every_dtype() -> Result<()> {
                 let path = dir.path().join("d");
                 let field = preset.apply(FieldSpec::new("x", dtype, &shape), NonFinite::Error);
                 let data = samples(dtype, &shape, 9, &mut random);
-                let field = if field.needs_calibration()? {
-                    let mut calibrator =
-                        tensorshard::Calibrator::new(&field.quant_params()?, &shape)?;
+                let field = if field.needs_calibration() {
+                    let mut calibrator = field.calibrator()?;
                     data.iter()
-                        .try_for_each(|(_, bytes)| calibrator.observe(dtype, bytes))?;
-                    field.scales(calibrator.finish())
+                        .try_for_each(|(_, bytes)| calibrator.observe(bytes))?;
+                    field.quantize(calibrator.finish())
                 } else {
                     field
                 };

@@ -5,7 +5,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{FilterId, FilterSpec};
 use crate::format::schema::{Field, Kind};
-use crate::quant::{NonFinite, QuantParams, QuantSpec, Scales};
+use crate::quant::{Calibrator, NonFinite, QuantParams, QuantSpec, Scales};
 
 /// A field to write. Defaults: lossless (identity), byte shuffle where a stored element is wider than a byte, Snappy.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ impl FieldSpec {
         self
     }
 
-    /// Sets static scales: given ones, or those that a [`crate::Calibrator`] found on a first pass.
+    /// Sets static scales. (A [`crate::Calibrator`] finds them in a first pass, and gives a quantizer that has them.)
     #[must_use]
     pub fn scales(mut self, scales: Scales) -> Self {
         self.quant = self.quant.scales(scales);
@@ -151,13 +151,29 @@ impl FieldSpec {
             .map_err(|e| e.in_field(&self.name))
     }
 
-    /// True if static scales are needed and were not given: [`crate::Calibrator`] finds them on a first pass.
+    /// True if the quantizer must know something of all data that was not given, static scales or a range:
+    /// [`crate::Calibrator`] finds it in a first pass.
+    pub fn needs_calibration(&self) -> bool {
+        let ragged = self.dims.as_ref().is_none_or(|dims| dims.contains(&None));
+        self.quant.needs_calibration(ragged)
+    }
+
+    /// A calibrator for the quantizer, if it [needs](Self::needs_calibration) one; what it finds makes a quantizer that
+    /// needs none: `field.quantize(calibrator.finish())`.
     ///
     /// # Errors
-    /// As [`FieldSpec::quant_params`].
-    pub fn needs_calibration(&self) -> Result<bool> {
-        let ragged = self.dims.as_ref().is_none_or(|dims| dims.contains(&None));
-        Ok(self.quant_params()?.static_scales(ragged) && self.quant.given_scales().is_none())
+    /// `InvalidArgument` if it needs none, or the quantizer does not fit dtype and shape.
+    pub fn calibrator(&self) -> Result<Calibrator> {
+        let (Some(dtype), true) = (self.dtype, self.needs_calibration()) else {
+            return Err(Error::invalid(format!(
+                "field {:?} needs no calibration",
+                self.name
+            )));
+        };
+        // Where dims vary, scales are not static and ranges do not depend on them.
+        let dims = self.dims.iter().flatten();
+        let shape: Vec<usize> = dims.map(|dim| dim.unwrap_or(0)).collect();
+        Calibrator::new(&self.quant, dtype, &shape).map_err(|e| e.in_field(&self.name))
     }
 
     /// The fact that follows from this request.
@@ -174,8 +190,7 @@ impl FieldSpec {
             .into_iter()
             .map(|id| FilterSpec::new(id, elem_size))
             .collect();
-        let needs = self.needs_calibration()?;
-        if needs {
+        if self.needs_calibration() {
             return Err(Error::invalid(format!(
                 "field {:?} needs static scales: calibrate on a first pass (`Calibrator`), give them with \
                  `QuantSpec::scales`, or use scales per sample",

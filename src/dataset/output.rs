@@ -6,7 +6,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::schema::{Field, Kind};
 use crate::kernel::lut;
-use crate::quant::QuantParams;
+use crate::quant::{QuantId, QuantParams};
 use crate::shard::{Form, Normalize, Table};
 
 /// How samples of different shapes become one batch.
@@ -139,6 +139,12 @@ impl FieldOutput {
         }
         if field.quantizer() == &QuantParams::Identity {
             return Ok((Form::Values(field.dtype()), self.ragged));
+        }
+        if field.quantizer().id() == QuantId::ABS_ERROR {
+            return Err(Error::invalid(
+                "the steps of an abs_error field are f64, which the scales of quantized output are not; take it \
+                 dequantized",
+            ));
         }
         if field.quantizer().allows_patches() {
             return Err(Error::invalid(

@@ -1,6 +1,7 @@
 //! Loops over elements: conversions, quantizing, dequantizing, filters. Plain Rust that the compiler vectorizes, for
 //! several levels of vector instructions (`simd.rs`).
 
+pub(crate) mod abs_error;
 pub(crate) mod bit_shuffle;
 pub(crate) mod byte_shuffle;
 pub(crate) mod convert;

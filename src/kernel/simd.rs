@@ -116,7 +116,9 @@ pub(crate) mod tests {
     use crate::dtype::DType;
     use crate::kernel::dequant::Codes;
     use crate::kernel::quantize::Grids;
-    use crate::kernel::{bit_shuffle, byte_shuffle, convert, delta, dequant, lut, quantize};
+    use crate::kernel::{
+        abs_error, bit_shuffle, byte_shuffle, convert, delta, dequant, lut, quantize,
+    };
 
     thread_local! {
         pub(crate) static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
@@ -259,6 +261,56 @@ pub(crate) mod tests {
                 out[..4].copy_from_slice(&low.to_le_bytes());
                 out[4..].copy_from_slice(&high.to_le_bytes());
             });
+        }
+    }
+
+    #[test]
+    fn grids_of_steps_agree_bit_for_bit() {
+        let grid = abs_error::Grid {
+            step: 0.37e-3,
+            zero_point: -77.0,
+            low: -51.0,
+            high: 204.0,
+        };
+        for n in [0, 1, 7, 8, 33, 1000] {
+            let x: Vec<f64> = noise(n * 8, 6)
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .enumerate()
+                .map(|(i, b)| match i % 2 {
+                    0 => f64::from_le_bytes(*b),
+                    _ => i as f64 * 0.13e-3 - 0.02,
+                })
+                .collect();
+            same_at_every_level("to steps", n * 12, |out| {
+                let (mut q, mut decoded) = (vec![0i32; n], vec![0f64; n]);
+                abs_error::quantize(&x, &grid, &mut q, &mut decoded);
+                let misses = abs_error::misses(&x, &decoded, 1e-4);
+                let (low, high) = abs_error::finite_range(&x);
+                let bytes = q.iter().flat_map(|q| q.to_le_bytes());
+                let bytes = bytes.chain(decoded.iter().flat_map(|x| x.to_le_bytes()));
+                for (out, byte) in out.iter_mut().zip(bytes) {
+                    *out = byte;
+                }
+                let ends = (low.to_bits() ^ high.to_bits()).to_le_bytes();
+                for (out, end) in out.iter_mut().zip(ends) {
+                    *out ^= end ^ u8::try_from(misses % 251).unwrap();
+                }
+            });
+            for width in [
+                abs_error::Width::One,
+                abs_error::Width::Two,
+                abs_error::Width::Four,
+            ] {
+                let codes = noise(n * width.size(), 7);
+                same_at_every_level("from steps", n * 4, |out| {
+                    abs_error::to_f32(width, &codes, &grid, out.as_chunks_mut::<4>().0);
+                });
+                same_at_every_level("from steps to f64", n * 8, |out| {
+                    abs_error::to_f64(width, &codes, &grid, out.as_chunks_mut::<8>().0);
+                });
+            }
         }
     }
 

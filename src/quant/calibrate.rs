@@ -1,43 +1,51 @@
-//! Static scales from a first pass over the data (format-spec 9.3).
+//! What a writer must know of all data before the first sample is stored, from a first pass over it: static scales
+//! (format-spec 9.3), the range of a field whose error is bounded (format-spec 9.6).
 
 use super::affine::{Fitter, Layout, ranges, scales_of};
-use super::{AffineParams, Granularity, QuantParams, Scales};
+use super::{AffineParams, Granularity, QuantParams, QuantSpec, Scales};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernel::BLOCK;
+use crate::kernel::abs_error::finite_range;
+use crate::kernel::convert::to_f64;
 use crate::tensor::num_elements;
 
-/// Finds the static scales of a field: observe every sample, then finish.
+/// Finds what a field's quantizer needs to know of all data: observe every sample, then finish.
 #[derive(Clone, Debug)]
 pub struct Calibrator {
+    spec: QuantSpec,
+    dtype: DType,
+    found: Found,
+}
+
+/// What was found so far.
+#[derive(Clone, Debug)]
+enum Found {
+    /// The range of each static scale.
+    Scales(Ranges),
+    /// Smallest and largest finite element.
+    Range(f64, f64),
+}
+
+#[derive(Clone, Debug)]
+struct Ranges {
     params: AffineParams,
     layout: Layout,
-    /// Elements of a sample; `None` if scales are per tensor, where the shape does not matter.
-    sample: Option<usize>,
-    dtype: Option<DType>,
+    /// Elements of a sample; 1 if scales are per tensor, where the shape does not matter.
+    sample: usize,
     /// Smallest and largest finite element of each channel.
     ranges: Vec<(f32, f32)>,
 }
 
-impl Calibrator {
-    /// A calibrator for samples of this shape. Scales per tensor take samples of any shape.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if the quantizer has no static scales.
-    pub fn new(params: &QuantParams, shape: &[usize]) -> Result<Self> {
+impl Ranges {
+    fn new(params: &QuantParams, shape: &[usize]) -> Result<Self> {
         let QuantParams::Affine(affine) = *params else {
-            return Err(Error::invalid(
-                "only integer quantizers have scales to calibrate",
-            ));
+            return Err(Error::invalid(format!("{params} needs no calibration")));
         };
-        let channels = match affine.granularity {
-            Granularity::PerTensor => 1,
-            Granularity::PerChannel { axis } if usize::from(axis) < shape.len() => {
-                scales_of(affine.granularity, shape)
-            }
-            Granularity::PerChannel { axis } => {
-                return Err(Error::invalid(format!(
-                    "samples of shape {shape:?} have no axis {axis}"
-                )));
+        let (channels, sample) = match affine.granularity {
+            Granularity::PerTensor => (1, Some(1)),
+            Granularity::PerChannel { .. } => {
+                (scales_of(affine.granularity, shape), num_elements(shape))
             }
             Granularity::PerSample | Granularity::PerGroup { .. } => {
                 return Err(Error::invalid(
@@ -45,49 +53,18 @@ impl Calibrator {
                 ));
             }
         };
-        let sample = match affine.granularity {
-            Granularity::PerTensor => None,
-            _ => Some(
-                num_elements(shape)
-                    .ok_or_else(|| Error::invalid("the shape of a sample is too large"))?,
-            ),
-        };
         Ok(Self {
             params: affine,
             layout: Layout::new(affine.granularity, shape),
-            sample,
-            dtype: None,
+            sample: sample
+                .ok_or_else(|| Error::invalid("the shape of a sample is too large"))?
+                .max(1),
             ranges: vec![(f32::INFINITY, f32::NEG_INFINITY); channels],
         })
     }
 
-    /// Takes some whole samples into account: their bytes, one sample after the other. NaN and infinities do not count.
-    ///
-    /// # Errors
-    /// `InvalidArgument` if these are not whole samples, or not of the dtype of the samples before.
-    pub fn observe(&mut self, dtype: DType, samples: &[u8]) -> Result<()> {
-        let unit = self.sample.unwrap_or(1).max(1) * dtype.size();
-        if !samples.len().is_multiple_of(unit) {
-            return Err(Error::invalid(format!(
-                "{} bytes are not whole {dtype} samples",
-                samples.len()
-            )));
-        }
-        if *self.dtype.get_or_insert(dtype) != dtype {
-            return Err(Error::invalid(format!(
-                "samples of {dtype} follow samples of another dtype"
-            )));
-        }
-        // Samples are whole multiples of the channels' period, so they can be gone through as one.
-        if !self.ranges.is_empty() {
-            ranges(self.layout, dtype, samples, &mut self.ranges);
-        }
-        Ok(())
-    }
-
-    /// The scales (and zero points, if not symmetric) that cover everything observed.
-    pub fn finish(&self) -> Scales {
-        let fitter = Fitter::new(&self.params, self.dtype.unwrap_or(DType::F32));
+    fn finish(&self, dtype: DType) -> Scales {
+        let fitter = Fitter::new(&self.params, dtype);
         let fitted = self.ranges.iter().map(|&(low, high)| fitter.fit(low, high));
         let (scales, zero_points) = fitted.unzip();
         Scales {
@@ -97,6 +74,74 @@ impl Calibrator {
             } else {
                 zero_points
             },
+        }
+    }
+}
+
+impl Calibrator {
+    /// A calibrator for samples of this dtype and shape. Scales per tensor and ranges take samples of any shape.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the quantizer needs no calibration, or does not fit the dtype and shape.
+    pub fn new(spec: &QuantSpec, dtype: DType, shape: &[usize]) -> Result<Self> {
+        let found = if spec.is_bounded() {
+            Found::Range(f64::INFINITY, f64::NEG_INFINITY)
+        } else {
+            Found::Scales(Ranges::new(
+                &spec.resolve(dtype, Some(shape.len()))?,
+                shape,
+            )?)
+        };
+        Ok(Self {
+            spec: spec.clone(),
+            dtype,
+            found,
+        })
+    }
+
+    /// Takes some whole samples into account: their bytes, one sample after the other. NaN and infinities do not count.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if these are not whole samples.
+    pub fn observe(&mut self, samples: &[u8]) -> Result<()> {
+        let elements = match &self.found {
+            Found::Scales(ranges) => ranges.sample,
+            Found::Range(..) => 1,
+        };
+        if !samples.len().is_multiple_of(elements * self.dtype.size()) {
+            return Err(Error::invalid(format!(
+                "{} bytes are not whole {} samples",
+                samples.len(),
+                self.dtype
+            )));
+        }
+        match &mut self.found {
+            // Samples are whole multiples of the channels' period, so they can be gone through as one.
+            Found::Scales(found) if !found.ranges.is_empty() => {
+                ranges(found.layout, self.dtype, samples, &mut found.ranges);
+            }
+            Found::Scales(_) => {}
+            Found::Range(low, high) => {
+                let mut x = [0.0f64; BLOCK];
+                for block in samples.chunks(BLOCK * self.dtype.size()) {
+                    let x = &mut x[..block.len() / self.dtype.size()];
+                    to_f64(self.dtype, block, x);
+                    let (least, most) = finite_range(x);
+                    (*low, *high) = (low.min(least), high.max(most));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The quantizer with what covers everything observed: its scales (and zero points, if not symmetric), or its range.
+    pub fn finish(&self) -> QuantSpec {
+        let spec = self.spec.clone();
+        match &self.found {
+            Found::Scales(ranges) => spec.scales(ranges.finish(self.dtype)),
+            Found::Range(low, high) if low <= high => spec.range(*low, *high),
+            // Nothing finite was seen.
+            Found::Range(..) => spec.range(0.0, 0.0),
         }
     }
 }

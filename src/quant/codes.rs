@@ -18,6 +18,11 @@ impl QuantParams {
                 (_, true) => DType::I8,
                 (_, false) => DType::U8,
             },
+            Self::AbsError(p) => match p.bits {
+                8 => DType::I8,
+                16 => DType::I16,
+                _ => DType::I32,
+            },
         }
     }
 
@@ -27,6 +32,7 @@ impl QuantParams {
             Self::Identity => false,
             Self::Cast { non_finite, .. } => *non_finite == NonFinite::Patch,
             Self::Affine(affine) => affine.non_finite == NonFinite::Patch,
+            Self::AbsError(p) => p.non_finite == NonFinite::Patch,
         }
     }
 

@@ -4,7 +4,9 @@
 //! [`QuantSpec`], one line to `QUANTIZERS` and one row to the table of format-spec 9. CONTRIBUTING.md names
 //! the checks to call from its tests.
 
+mod abs_error;
 mod affine;
+mod bound;
 mod calibrate;
 mod cast;
 mod codes;
@@ -14,6 +16,7 @@ mod spec;
 
 use std::fmt;
 
+pub use bound::ErrorBound;
 pub use calibrate::Calibrator;
 pub use spec::QuantSpec;
 
@@ -31,6 +34,8 @@ impl QuantId {
     pub const CAST: Self = Self(1);
     /// Integers with scales.
     pub const AFFINE: Self = Self(2);
+    /// Integers within a largest error.
+    pub const ABS_ERROR: Self = Self(3);
 
     /// The number on disk.
     pub fn get(self) -> u16 {
@@ -95,8 +100,24 @@ pub struct AffineParams {
     pub scale_dtype: DType,
 }
 
+/// Parameters of the `abs_error` quantizer (format-spec 9.6): x = (q - zero_point) * step in f64, and every decoded
+/// element is within `max_error` of its source.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AbsErrorParams {
+    /// Bits of a stored element: 8, 16 or 32, two's complement.
+    pub bits: u8,
+    /// The q of the value 0; it may be outside the range of q.
+    pub zero_point: i64,
+    /// Distance of two values: at most twice the largest error.
+    pub step: f64,
+    /// The largest error; 0 if the field is stored exactly.
+    pub max_error: f64,
+    /// What was done with elements that no q is within the error of: error or patch.
+    pub non_finite: NonFinite,
+}
+
 /// What a file says about a field's quantizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum QuantParams {
     /// Stored elements are the source elements.
@@ -110,6 +131,8 @@ pub enum QuantParams {
     },
     /// Stored elements are integers with scales.
     Affine(AffineParams),
+    /// Stored elements are integers within a largest error.
+    AbsError(AbsErrorParams),
 }
 
 /// Static scales and zero points, or those of a block of samples. `zero_points` is empty for symmetric quantizers.
@@ -154,6 +177,9 @@ pub(crate) struct Quantized {
     pub(crate) patch_indices: Vec<u64>,
     /// The source bytes of the patched elements, in the same order.
     pub(crate) patch_values: Vec<u8>,
+    /// Finite elements among the patched that an error bound was missed by, and the largest of them in size.
+    pub(crate) missed: u64,
+    pub(crate) largest_missed: f64,
     /// Elements quantized so far.
     pub(crate) num_elements: u64,
     /// Samples quantized so far.
@@ -218,6 +244,14 @@ pub(crate) trait Quantizer: Sync {
         out: &mut Quantized,
     ) -> Result<()>;
 
+    /// Looks at all of a chunk after it was quantized.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the quantizer does not suit the data at all.
+    fn review(&self, _params: &QuantParams, _dtype: DType, _out: &Quantized) -> Result<()> {
+        Ok(())
+    }
+
     /// Dequantizes elements `first .. first + count` of a run of samples of `shape`, whose stored bytes `codes` begin
     /// at element `first` (for 4-bit elements `first` is even within its sample), into `dst` as `dtype_out` (f32, f16,
     /// bf16 or f64; for identity also the source dtype). If `count` reaches over several samples, `first` is the
@@ -252,8 +286,12 @@ pub(crate) struct Block<'a> {
 }
 
 /// Every quantizer of this build, by ascending id.
-pub(crate) static QUANTIZERS: &[&dyn Quantizer] =
-    &[&identity::Identity, &cast::Cast, &affine::Affine];
+pub(crate) static QUANTIZERS: &[&dyn Quantizer] = &[
+    &identity::Identity,
+    &cast::Cast,
+    &affine::Affine,
+    &abs_error::AbsError,
+];
 
 fn find(id: u16) -> Option<&'static dyn Quantizer> {
     QUANTIZERS
@@ -323,6 +361,7 @@ impl QuantParams {
             Self::Identity => &identity::Identity,
             Self::Cast { .. } => &cast::Cast,
             Self::Affine(_) => &affine::Affine,
+            Self::AbsError(_) => &abs_error::AbsError,
         }
     }
 

@@ -2,20 +2,31 @@
 
 use std::fmt;
 
-use super::{AffineParams, Granularity, NonFinite, QuantParams, Scales, validate_scales};
+use super::bound::BoundRequest;
+use super::{
+    AffineParams, ErrorBound, Granularity, NonFinite, QuantParams, Scales, validate_scales,
+};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 
-/// Which quantizer a field shall have. Start with [`identity`](Self::identity), [`cast`](Self::cast) or an integer
-/// type, then refine: `QuantSpec::int4().per_group(32).scale_dtype(DType::F16)`.
+/// Which quantizer a field shall have. Start with [`identity`](Self::identity), [`cast`](Self::cast), an integer
+/// type or a largest error, then refine: `QuantSpec::int4().per_group(32).scale_dtype(DType::F16)`.
 ///
-/// Defaults: symmetric, one scale per sample, f32 scales, elements that cannot be represented are errors.
+/// Defaults: symmetric, one scale per sample, f32 scales, elements that cannot be represented are errors (with a
+/// largest error: patched).
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantSpec {
-    params: QuantParams,
+    request: Request,
     scales: Option<Scales>,
     /// An option that was set although the quantizer does not have it.
     misplaced: Option<&'static str>,
+}
+
+/// What is asked for: parameters as they are stored, or what they follow from.
+#[derive(Clone, Debug, PartialEq)]
+enum Request {
+    Params(QuantParams),
+    Bound(BoundRequest),
 }
 
 impl Default for QuantSpec {
@@ -35,13 +46,25 @@ const INTEGERS: [(&str, u8, bool); 6] = [
     ("uint16", 16, false),
 ];
 
+/// A bound of this size.
+type Bound = fn(f64) -> ErrorBound;
+
+/// One row a kind of bound: its name, and what it is of a number.
+const BOUNDS: [(&str, Bound); 3] = [
+    ("abs_error", ErrorBound::Absolute),
+    ("rel_error", ErrorBound::Relative),
+    ("psnr", ErrorBound::Psnr),
+];
+
 const SYNTAX: &str = "identity, f32, f16, bf16, f8e4m3fn, f8e5m2, int4, uint4, int8, uint8, int16 or uint16, then any of \
-                      :asym, :per-tensor, :per-channel=AXIS, :per-sample, :per-group=N, :scale=f16, :saturate, :patch";
+                      :asym, :per-tensor, :per-channel=AXIS, :per-sample, :per-group=N, :scale=f16, :saturate, :patch; \
+                      or abs_error:E, rel_error:FRACTION or psnr:DECIBELS, then any of :bits=8|16|32, :range=LOW..HIGH, \
+                      :error";
 
 impl QuantSpec {
     fn new(params: QuantParams) -> Self {
         Self {
-            params,
+            request: Request::Params(params),
             scales: None,
             misplaced: None,
         }
@@ -101,12 +124,59 @@ impl QuantSpec {
         Self::integers(16, false)
     }
 
+    /// Integers on a grid, predictable and verified: no decoded element is further from its source than the bound. The
+    /// width of the integers follows from the range of the field, found in a first pass unless [given](Self::range).
+    /// Elements that the integers cannot hold within the bound are stored losslessly beside them, NaN and infinities
+    /// included; too many of them are an error.
+    pub fn bounded(bound: ErrorBound) -> Self {
+        Self {
+            request: Request::Bound(BoundRequest::new(bound)),
+            scales: None,
+            misplaced: None,
+        }
+    }
+
+    /// [`bounded`](Self::bounded) by an [absolute](ErrorBound::Absolute) error.
+    pub fn abs_error(max_error: f64) -> Self {
+        Self::bounded(ErrorBound::Absolute(max_error))
+    }
+
+    /// [`bounded`](Self::bounded) by a [fraction](ErrorBound::Relative) of the field's range.
+    pub fn rel_error(fraction: f64) -> Self {
+        Self::bounded(ErrorBound::Relative(fraction))
+    }
+
+    /// [`bounded`](Self::bounded) by a [peak signal-to-noise ratio](ErrorBound::Psnr) in decibels.
+    pub fn psnr(decibels: f64) -> Self {
+        Self::bounded(ErrorBound::Psnr(decibels))
+    }
+
     fn affine(mut self, option: &'static str, set: impl FnOnce(&mut AffineParams)) -> Self {
-        match &mut self.params {
-            QuantParams::Affine(params) => set(params),
+        match &mut self.request {
+            Request::Params(QuantParams::Affine(params)) => set(params),
             _ => self.misplaced = Some(option),
         }
         self
+    }
+
+    fn request(mut self, option: &'static str, set: impl FnOnce(&mut BoundRequest)) -> Self {
+        match &mut self.request {
+            Request::Bound(request) => set(request),
+            Request::Params(_) => self.misplaced = Some(option),
+        }
+        self
+    }
+
+    /// Bits of the integers of a [`bounded`](Self::bounded) quantizer, 8, 16 or 32, instead of the fewest that hold
+    /// the range.
+    pub fn bits(self, bits: u8) -> Self {
+        self.request("bits", |request| request.bits = Some(bits))
+    }
+
+    /// The smallest and the largest value of a [`bounded`](Self::bounded) field, instead of a first pass. Elements
+    /// beyond it still keep the bound.
+    pub fn range(self, low: f64, high: f64) -> Self {
+        self.request("range", |request| request.range = Some((low, high)))
     }
 
     /// A zero_point of its own for every scale, so that the range need not be centred at 0.
@@ -145,10 +215,12 @@ impl QuantSpec {
 
     /// What to do with elements that cannot be represented.
     pub fn non_finite(mut self, policy: NonFinite) -> Self {
-        match &mut self.params {
-            QuantParams::Identity => self.misplaced = Some("non_finite"),
-            QuantParams::Cast { non_finite, .. } => *non_finite = policy,
-            QuantParams::Affine(params) => params.non_finite = policy,
+        match &mut self.request {
+            Request::Params(QuantParams::Identity) => self.misplaced = Some("non_finite"),
+            Request::Params(QuantParams::Cast { non_finite, .. }) => *non_finite = policy,
+            Request::Params(QuantParams::Affine(params)) => params.non_finite = policy,
+            Request::Params(QuantParams::AbsError(params)) => params.non_finite = policy,
+            Request::Bound(request) => request.non_finite = policy,
         }
         self
     }
@@ -174,19 +246,23 @@ impl QuantSpec {
                 "quantizer {self} has no option {option}"
             )));
         }
-        self.params.quantizer().check(&self.params, dtype, rank)?;
+        let params = match &self.request {
+            Request::Params(params) => *params,
+            Request::Bound(request) => QuantParams::AbsError(request.resolve(dtype)?),
+        };
+        params.quantizer().check(&params, dtype, rank)?;
         if let Some(given) = &self.scales {
             let QuantParams::Affine(AffineParams {
                 granularity: granularity @ (Granularity::PerTensor | Granularity::PerChannel { .. }),
                 scale_dtype,
                 ..
-            }) = self.params
+            }) = params
             else {
                 return Err(Error::invalid(
                     "scales can be given only for scales per tensor or per channel",
                 ));
             };
-            let pairs = if self.params.has_zero_points() {
+            let pairs = if params.has_zero_points() {
                 given.scales.len()
             } else {
                 0
@@ -204,11 +280,30 @@ impl QuantSpec {
                 Error::invalid(format!("the given scales cannot be stored: {error}"))
             };
             validate_scales(&given.scales, scale_dtype).map_err(bad)?;
-            self.params
+            params
                 .validate_zero_points(&given.zero_points)
                 .map_err(bad)?;
         }
-        Ok(self.params)
+        Ok(params)
+    }
+
+    /// True if something about all of the data must be known before it is written, and was not given: a
+    /// [`Calibrator`](super::Calibrator) finds it in a first pass. `ragged` fields have no static scales per channel.
+    pub fn needs_calibration(&self, ragged: bool) -> bool {
+        match &self.request {
+            Request::Params(params) => params.static_scales(ragged) && self.scales.is_none(),
+            Request::Bound(request) => request.needs_range(),
+        }
+    }
+
+    /// True if the elements are stored as they are.
+    pub fn is_identity(&self) -> bool {
+        self.request == Request::Params(QuantParams::Identity)
+    }
+
+    /// True if the width of stored elements depends on data not seen yet.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self.request, Request::Bound(_))
     }
 
     /// Reads the syntax of the command line: `int8`, `bf16:saturate`, `int4:per-group=32:scale=f16`.
@@ -219,8 +314,13 @@ impl QuantSpec {
         let wrong = || Error::invalid(format!("{text:?} is not a quantizer; write {SYNTAX}"));
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
+        let number = |text: Option<&str>| -> Result<f64> {
+            text.and_then(|text| text.parse().ok()).ok_or_else(wrong)
+        };
         let mut spec = if name == "identity" {
             Self::identity()
+        } else if let Some((_, bound)) = BOUNDS.iter().find(|row| row.0 == name) {
+            Self::bounded(bound(number(parts.next())?))
         } else if let Some((_, bits, signed)) = INTEGERS.iter().find(|row| row.0 == name) {
             Self::integers(*bits, *signed)
         } else {
@@ -235,6 +335,12 @@ impl QuantSpec {
                 ("asym", "") => spec.asymmetric(),
                 ("per-tensor", "") => spec.per_tensor(),
                 ("per-sample", "") => spec.per_sample(),
+                ("error", "") => spec.non_finite(NonFinite::Error),
+                ("bits", bits) => spec.bits(bits.parse().map_err(|_| wrong())?),
+                ("range", range) => {
+                    let (low, high) = range.split_once("..").ok_or_else(wrong)?;
+                    spec.range(number(Some(low))?, number(Some(high))?)
+                }
                 ("saturate", "") => spec.non_finite(NonFinite::Saturate),
                 ("patch", "") => spec.non_finite(NonFinite::Patch),
                 ("per-channel", axis) => spec.per_channel(axis.parse().map_err(|_| wrong())?),
@@ -250,9 +356,58 @@ impl QuantSpec {
     }
 }
 
+impl From<QuantParams> for QuantSpec {
+    /// The request that is answered with these parameters.
+    fn from(params: QuantParams) -> Self {
+        Self::new(params)
+    }
+}
+
 impl fmt::Display for QuantSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.params.fmt(f)
+        match &self.request {
+            Request::Params(params) => params.fmt(f),
+            Request::Bound(request) => request.fmt(f),
+        }
+    }
+}
+
+/// A number in the shorter of its two notations.
+struct Number(f64);
+
+impl fmt::Display for Number {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0.0 || (1e-3..1e6).contains(&self.0.abs()) {
+            write!(f, "{}", self.0)
+        } else {
+            write!(f, "{:e}", self.0)
+        }
+    }
+}
+
+impl fmt::Display for BoundRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bound {
+            ErrorBound::Absolute(error) => write!(f, "abs_error:{}", Number(error)),
+            ErrorBound::Relative(fraction) => write!(f, "rel_error:{}", Number(fraction)),
+            ErrorBound::Psnr(decibels) => write!(f, "psnr:{}", Number(decibels)),
+        }?;
+        if let Some(bits) = self.bits {
+            write!(f, ":bits={bits}")?;
+        }
+        if let Some((low, high)) = self.range {
+            write!(f, ":range={}..{}", Number(low), Number(high))?;
+        }
+        bounded_policy(self.non_finite, f)
+    }
+}
+
+/// The policy of a bound, if it is not the usual one, patch.
+fn bounded_policy(policy: NonFinite, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match policy {
+        NonFinite::Error => f.write_str(":error"),
+        NonFinite::Saturate => f.write_str(":saturate"),
+        NonFinite::Patch => Ok(()),
     }
 }
 
@@ -279,6 +434,13 @@ impl fmt::Display for QuantParams {
                     write!(f, ":scale={}", p.scale_dtype)?;
                 }
                 p.non_finite
+            }
+            Self::AbsError(p) => {
+                write!(f, "abs_error:{}:bits={}", Number(p.max_error), p.bits)?;
+                if p.zero_point != 0 {
+                    write!(f, ":zero-point={}", p.zero_point)?;
+                }
+                return bounded_policy(p.non_finite, f);
             }
         };
         match non_finite {

@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
+mod abs_error;
+
 use super::*;
 use crate::kernel::convert::{convert, from_f32, to_f32, to_f64};
 use crate::tensor::num_elements;
@@ -185,9 +187,9 @@ fn check_bound(
     src: &[u8],
 ) -> Result<()> {
     let statics = if params.static_scales(false) {
-        let mut calibrator = Calibrator::new(params, shape)?;
-        calibrator.observe(dtype, src)?;
-        Some(calibrator.finish())
+        let mut calibrator = Calibrator::new(&QuantSpec::from(*params), dtype, shape)?;
+        calibrator.observe(src)?;
+        calibrator.finish().given_scales().cloned()
     } else {
         None
     };
@@ -821,7 +823,7 @@ fn params_round_trip_and_specs_have_one_syntax() -> Result<()> {
             .is_err()
     );
     assert!(
-        QuantParams::parse_stage(3, &[])
+        QuantParams::parse_stage(7, &[])
             .unwrap_err()
             .is_unsupported()
     );
@@ -929,10 +931,10 @@ fn quant_speed() -> Result<()> {
         let params = resolve(text, DType::F32, 2);
         let shape = [n / 64, 64];
         let src = f32_bytes(&x);
-        let statics = Calibrator::new(&params, &shape)
+        let statics = Calibrator::new(&QuantSpec::from(params), DType::F32, &shape)
             .ok()
-            .map(|mut c| c.observe(DType::F32, &src).map(|()| c.finish()));
-        let statics = statics.transpose()?;
+            .and_then(|mut c| c.observe(&src).map(|()| c.finish()).ok())
+            .and_then(|spec| spec.given_scales().cloned());
         let start = std::time::Instant::now();
         for _ in 0..50 {
             std::hint::black_box(quantize(

@@ -168,15 +168,17 @@ fn quantize(
     let params = field.quantizer();
     let statics = field.has_static_scales().then(|| field.scales());
     if let Some(shape) = field.fixed_shape() {
-        return params.quantizer().quantize(
+        let num_samples = num_samples as usize;
+        params.quantizer().quantize(
             params,
             dtype,
             &shape,
-            num_samples as usize,
+            num_samples,
             &values.data,
             statics,
             out,
-        );
+        )?;
+        return params.quantizer().review(params, dtype, out);
     }
     let mut rest = values.data.as_slice();
     for sample in 0..values.shapes.len() {
@@ -192,7 +194,7 @@ fn quantize(
             .quantize(params, dtype, shape, 1, head, statics, out)?;
         rest = tail;
     }
-    Ok(())
+    params.quantizer().review(params, dtype, out)
 }
 
 /// Cuts the plane of a field.

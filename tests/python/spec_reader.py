@@ -57,7 +57,7 @@ ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
 CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd"}
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta"}
-QUANTIZERS = {0: "identity", 1: "cast", 2: "affine"}
+QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error"}
 GRANULARITIES = ("per_tensor", "per_channel", "per_sample", "per_group")
 NON_FINITE = ("error", "saturate", "patch")
 
@@ -883,6 +883,8 @@ class Field:
         if self.quantizer.name == "cast":
             return str(self.quantizer.params["dtype"])
         params = self.quantizer.params
+        if self.quantizer.name == "abs_error":
+            return f"i{params['bits']}"
         return f"{'i' if params['signed'] else 'u'}{max(params['bits'], 8)}"
 
     def bits(self, dtype: str | None) -> int:
@@ -980,6 +982,19 @@ def read_quantizer(c: Cursor, dtype: str | None, shape: tuple[int | None, ...] |
         params = {"bits": bits, "signed": bool(signed), "symmetric": bool(symmetric)}
         params |= {"granularity": GRANULARITIES[granularity], "axis": axis, "non_finite": NON_FINITE[non_finite]}
         params |= {"scale_dtype": scale_name, "group_size": group}
+    elif name == "abs_error":
+        bits, non_finite = p.unpack("BB", "abs_error parameters")
+        p.zero(6, "reserved")
+        zero_point, step, max_error = p.unpack("qdd", "abs_error parameters")
+        need(dtype in floats, where, "abs_error needs a field of f16, bf16, f32 or f64")
+        need(bits in (8, 16, 32), where, "bits must be 8, 16 or 32")
+        need(non_finite in (0, 2), where, "non_finite must be 0 or 2")
+        need(abs(zero_point) <= 1 << 50, where, "zero_point must be at most 2^50 in size")
+        need(2.0**-1022 <= step < math.inf, where, "step must be a positive normal number")
+        ok = 0 <= max_error < math.inf and math.copysign(1, max_error) > 0
+        need(ok, where, "max_error must be finite and not negative")
+        params = {"bits": bits, "non_finite": NON_FINITE[non_finite], "zero_point": zero_point}
+        params |= {"step": step, "max_error": max_error}
     p.end("quantizer parameters")
     return Stage(name, params)
 
@@ -1439,6 +1454,11 @@ class Shard:
             with np.errstate(over="ignore", under="ignore"):
                 product = (codes.astype(np.int32) - zeros).astype(np.float32) * scales[index]
             values = narrow(f.dtype, product)
+        elif f.quantizer.name == "abs_error":
+            params = f.quantizer.params
+            with np.errstate(over="ignore", under="ignore"):
+                wide = (codes.astype(np.float64) - np.float64(params["zero_point"])) * np.float64(params["step"])
+                values = wide if f.dtype == "f64" else narrow(f.dtype, wide.astype(np.float32))
         if f.quantizer.name != "identity":
             stats = chunk.stats[i]
             counted = stats["count"] + stats["non_finite"]

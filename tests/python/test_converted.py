@@ -19,6 +19,9 @@ QUANTIZERS = [
     "uint4:asym:per-group=5:scale=bf16",
     "uint8:asym:per-channel=1:scale=f16",
     "int4:per-channel=0",
+    "abs_error:0.05:bits=8",
+    "rel_error:1e-3",
+    "psnr:90:range=-2..2",
 ]
 CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19"]
 FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import random
 import struct
 import zlib
@@ -279,6 +280,20 @@ def test_affine_examples(
     columns = {"x": {"samples": [(stored, 1)], "elements": dims, **dynamic}}
     ds = save(tmp_path, make_shard(schema, columns, 1, 1))
     assert bits_of(ds.read("x")) == expected.split()
+
+
+def abs_error(bits: int, zero_point: int, step: float, max_error: float, non_finite: int = 2) -> Any:
+    return 3, struct.pack("<BB6xqdd", bits, non_finite, zero_point, step, max_error)
+
+
+def test_abs_error_example(tmp_path: Path) -> None:
+    step = 0.02 * (1 - 2.0**-20)
+    assert struct.pack("<dd", step, 0.01).hex() == "00000000e07a943f7b14ae47e17a843f"
+    schema = [make_field("x", 12, [4], quantizer=abs_error(8, -44, step, 0.01))]
+    patch = struct.pack("<Qf", 3, math.nan)
+    columns = {"x": {"samples": [(bytes.fromhex("ed956a6a"), 1)], "elements": [4], "patches": patch}}
+    ds = save(tmp_path, make_shard(schema, columns, 1, 1))
+    assert bits_of(ds.read("x")) == ["3EFFFFF0", "BFA147A4", "403FFFF4", "7FC00000"]
 
 
 def test_filter_examples() -> None:
@@ -847,7 +862,7 @@ def test_versions(tmp_path: Path) -> None:
         {"codec": 6},
         {"codec": 0x8000},
         {"filters": [(4, 1)]},
-        {"quantizer": (3, b"")},
+        {"quantizer": (9, b"")},
     ],
 )
 def test_unknown_ids_are_unsupported(options: dict[str, Any]) -> None:
@@ -876,6 +891,13 @@ def test_unknown_ids_are_unsupported(options: dict[str, Any]) -> None:
         {"quantizer": affine(8, 0, 1, 0), "scales": [1.0], "zero_points": [128]},
         {"quantizer": (1, struct.pack("<HBB", 12, 0, 0))},
         {"scales": [1.0]},
+        {"quantizer": abs_error(12, 0, 1.0, 1.0)},
+        {"quantizer": abs_error(8, 0, 1.0, 1.0, non_finite=1)},
+        {"quantizer": abs_error(8, 1 << 51, 1.0, 1.0)},
+        {"quantizer": abs_error(8, 0, 0.0, 1.0)},
+        {"quantizer": abs_error(8, 0, 1e-310, 1.0)},
+        {"quantizer": abs_error(8, 0, 1.0, -0.0)},
+        {"quantizer": abs_error(8, 0, 1.0, 1.0), "dtype": 8},
     ],
 )
 def test_bad_schemas(options: dict[str, Any]) -> None:

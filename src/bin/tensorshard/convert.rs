@@ -7,8 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tensorshard::import::{ImportOptions, Samples};
 use tensorshard::{
-    Calibrator, DType, Dataset, FieldSpec, ShardWriter, ShardWriterBuilder, TensorView,
-    WriteSummary,
+    DType, Dataset, FieldSpec, QuantSpec, ShardWriter, ShardWriterBuilder, TensorView, WriteSummary,
 };
 
 use crate::encodings::{EncodingArgs, PlainField};
@@ -228,11 +227,14 @@ fn as_in_dataset(specs: Vec<FieldSpec>, dataset: &Dataset) -> Result<Vec<FieldSp
     for field in dataset.schema().fields() {
         if let Some(spec) = specs.iter().find(|spec| spec.name() == field.name()) {
             let spec = spec.clone();
-            let with_scales = spec.needs_calibration()? && !field.scales().scales.is_empty();
-            out.push(if with_scales {
-                spec.scales(field.scales().clone())
-            } else {
+            let scales = field.scales();
+            out.push(if !spec.needs_calibration() {
                 spec
+            } else if scales.scales.is_empty() {
+                // What was found about the data then.
+                spec.quantize(QuantSpec::from(*field.quantizer()))
+            } else {
+                spec.scales(scales.clone())
             });
         }
     }
@@ -245,10 +247,7 @@ pub(crate) fn calibrate(
     fields: &mut Fields,
     quiet: bool,
 ) -> Result<(), Failure> {
-    let mut needed = Vec::new();
-    for spec in specs.iter() {
-        needed.push(spec.needs_calibration()?);
-    }
+    let needed: Vec<bool> = specs.iter().map(FieldSpec::needs_calibration).collect();
     let is_needed = |name: &str| {
         specs
             .iter()
@@ -272,26 +271,20 @@ pub(crate) fn calibrate(
         else {
             continue;
         };
-        let shape: Vec<usize> = field
-            .source
-            .shape()
-            .iter()
-            .map(|d| d.unwrap_or(0))
-            .collect();
-        let mut calibrator = Calibrator::new(&spec.quant_params()?, &shape)?;
-        let (dtype, num_samples) = (field.source.dtype(), field.source.num_samples());
+        let num_samples = field.source.num_samples();
+        let mut calibrator = spec.calibrator()?;
         let step = block_samples(field.source.raw_bytes(), num_samples);
         let mut first = 0;
         while first < num_samples {
             let count = step.min(num_samples - first);
             field.source.read(first, to_usize(count), &mut samples)?;
-            calibrator.observe(dtype, &samples.data)?;
+            calibrator.observe(&samples.data)?;
             done += samples.data.len() as u64;
             first += count;
             progress.update(done, None);
             interrupt::check()?;
         }
-        *spec = spec.clone().scales(calibrator.finish());
+        *spec = spec.clone().quantize(calibrator.finish());
     }
     Ok(())
 }

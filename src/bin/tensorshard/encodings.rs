@@ -20,7 +20,8 @@ pub(crate) struct EncodingArgs {
     #[arg(long, value_name = "PRESET")]
     preset: Vec<String>,
     /// identity, f16, bf16, f8e4m3fn, f8e5m2, [u]int4, [u]int8 or [u]int16, the integers with :asym, :per-sample,
-    /// :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE. Without NAME: float fields.
+    /// :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; or a largest error, verified for every element:
+    /// abs_error:E, rel_error:FRACTION of the field's range, psnr:DECIBELS. Without NAME: float fields.
     #[arg(long, value_name = "SPEC")]
     quantize: Vec<String>,
     /// byte_shuffle, bit_shuffle, delta, several with commas, or none.
@@ -128,7 +129,7 @@ impl EncodingArgs {
                     spec: QuantSpec::parse(text)?,
                     has_policy: text
                         .split(':')
-                        .any(|part| matches!(part, "saturate" | "patch")),
+                        .any(|part| matches!(part, "error" | "saturate" | "patch")),
                 })
             })?,
             filter: Choice::parse("filter", &self.filter, parse_filters)?,
@@ -220,10 +221,9 @@ impl Encodings {
         });
         if let Some(quantize) = quantize {
             let mut quant = quantize.spec.clone();
-            let identity = quant.to_string() == QuantSpec::identity().to_string();
             if let Some(policy) = policy
                 && !quantize.has_policy
-                && !identity
+                && !quant.is_identity()
             {
                 quant = quant.non_finite(policy);
             }
@@ -241,6 +241,8 @@ impl Encodings {
         {
             // As by default: bytes are not shuffled where an element is one.
             let bits = match spec.dtype() {
+                // Not known yet, and no harm is done.
+                Some(_) if spec.needs_calibration() && spec.quant().is_bounded() => 16,
                 Some(dtype) => spec.quant_params()?.stored_bits(dtype),
                 None => 8,
             };
