@@ -256,13 +256,10 @@ fn stored_photos(bench: &Bench, report: &mut Report) {
 /// int8 with a scale for each index of the first axis.
 fn int8_per_channel(array: &Array) -> QuantSpec {
     let spec = QuantSpec::int8().per_channel(0);
-    let shape = array.sample_shape();
-    let params = spec.resolve(array.dtype, Some(shape.len())).expect("int8");
-    let mut calibrator = Calibrator::new(&params, shape).expect("a calibrator");
-    calibrator
-        .observe(array.dtype, &array.data)
-        .expect("values");
-    spec.scales(calibrator.finish())
+    let mut calibrator =
+        Calibrator::new(&spec, array.dtype, array.sample_shape()).expect("a calibrator");
+    calibrator.observe(&array.data).expect("values");
+    calibrator.finish()
 }
 
 fn int8_latents_to_f32(bench: &Bench, report: &mut Report) {
