@@ -64,8 +64,10 @@ struct State {
     laid_out: u64,
     /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
     end: u64,
-    /// Time spent planning.
+    /// Time spent planning, without that in [`State::sending`].
     planning: Duration,
+    /// Time spent handing tasks to workers: where cores are few, a worker that wakes up takes the core of this thread.
+    sending: Duration,
     /// The last plan ended because of the memory budget.
     out_of_memory: bool,
 }
@@ -172,6 +174,7 @@ impl Batches {
             laid_out: 0,
             end: u64::MAX,
             planning: Duration::ZERO,
+            sending: Duration::ZERO,
             out_of_memory: false,
         });
         Ok(num_batches)
@@ -322,6 +325,7 @@ impl State {
         stats.decoded_bytes += counters.decoded_bytes.load(Ordering::Relaxed);
         stats.num_workers = self.workers.num_threads();
         stats.planning += self.planning;
+        stats.consumer_wait += self.sending;
     }
 
     fn batch_mut(&mut self, batch: u64) -> Option<&mut OpenBatch> {
@@ -337,9 +341,9 @@ impl State {
         if !self.wants_round(context) {
             return Ok(false);
         }
-        let start = Instant::now();
+        let (start, sending) = (Instant::now(), self.sending);
         let result = self.plan_rounds(context);
-        self.planning += start.elapsed();
+        self.planning += start.elapsed().saturating_sub(self.sending - sending);
         result
     }
 
@@ -501,6 +505,7 @@ impl State {
         } else {
             None
         };
+        let start = Instant::now();
         self.workers.send_decode(DecodeTask {
             place: visit.place,
             shapes,
@@ -510,6 +515,7 @@ impl State {
             batches,
             cold: context.pool.is_cold(),
         });
+        self.sending += start.elapsed();
         Ok(())
     }
 

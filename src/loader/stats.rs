@@ -56,7 +56,7 @@ pub struct LoaderStats {
     pub num_workers: u64,
     /// Time since the iteration began, until it ended.
     pub elapsed: Duration,
-    /// Time that the consumer waited for a batch: the first one included.
+    /// Time that the consumer waited for a batch, or handed work to workers: that of the first batch included.
     pub consumer_wait: Duration,
     /// Time that the consumer waited for the first batch.
     pub first_batch_wait: Duration,
