@@ -13,6 +13,7 @@ pub(crate) mod pages;
 pub(crate) mod quantize;
 pub(crate) mod simd;
 pub(crate) mod slots;
+pub(crate) mod snappy;
 pub(crate) mod stream;
 
 /// Elements handled at a time where a loop needs scratch space: small enough for the stack and the L1 cache.
