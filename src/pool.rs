@@ -12,7 +12,7 @@ const CACHED: u64 = 16 << 20;
 /// allocations only. What is not used of them takes no memory.
 const SLAB: usize = 16 << 20;
 /// The most buffers that are made together.
-const SLAB_BUFFERS: usize = 64;
+const SLAB_BUFFERS: usize = 1024;
 
 /// A pool of buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +55,7 @@ impl Free {
         let mut best: Option<(usize, usize)> = None;
         for (i, part) in self.buffers.iter().enumerate().rev() {
             let len = part.len();
-            let fits = len >= need && len / 2 <= need.max(64 * ALIGN);
+            let fits = len >= need && len / 2 <= need.max(4 * ALIGN);
             if fits && best.is_none_or(|(_, least)| len < least) {
                 best = Some((i, len));
                 if len == need {

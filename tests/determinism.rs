@@ -266,6 +266,60 @@ fn memory_stays_within_the_budget() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_the_exact_shuffle_keeps_changes_nothing_but_the_work() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::new("x", DType::I16, [1500]))
+        .field(FieldSpec::new("label", DType::I64, []))
+        .samples_per_chunk(50)
+        .create(&path)?;
+    for i in 0..700i64 {
+        let x: Vec<i16> = (0..1500).map(|j| (i * 31 + j * j % 77) as i16).collect();
+        writer.append(&[
+            (
+                "x",
+                TensorView::new(DType::I16, &[1500], &tensorshard::to_le_bytes(&x))?,
+            ),
+            ("label", TensorView::new(DType::I64, &[], &i.to_le_bytes())?),
+        ])?;
+    }
+    writer.finish()?;
+    let epoch = |budget: u64, num_workers: usize, drop_last: bool| -> Result<_> {
+        let loader = Loader::builder()
+            .shuffle(Shuffle::Exact)
+            .memory_budget(budget)
+            .num_workers(num_workers)
+            .drop_last(drop_last)
+            .prefetch(2)
+            .open(&path)?;
+        let mut batches = loader.batches(9);
+        let mut all = Vec::new();
+        for batch in batches.by_ref() {
+            all.extend(content(&[batch?]));
+        }
+        Ok((all, batches.stats()))
+    };
+    for drop_last in [false, true] {
+        let (expected, least) = epoch(200_000, 1, drop_last)?;
+        let mut decoded = least.decoded_bytes;
+        for budget in [400_000, 1_000_000, 10_000_000] {
+            for num_workers in [1, 3] {
+                let (found, stats) = epoch(budget, num_workers, drop_last)?;
+                assert!(found == expected, "{budget}");
+                assert!(stats.peak_batch_bytes <= budget);
+                assert!(stats.decoded_bytes <= decoded, "{budget}");
+                decoded = stats.decoded_bytes;
+            }
+        }
+        // With room for all, every piece of x is decoded once.
+        assert!(decoded <= 700 * 3100, "{decoded}");
+        assert!(least.decoded_bytes > 3 * decoded);
+    }
+    Ok(())
+}
+
 #[cfg(feature = "tokio")]
 mod stream {
     use futures::StreamExt;

@@ -54,6 +54,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "storage::IoMode",
             "pool",
             "kernel::slots",
+            "kernel::stream",
         ],
     ),
     // Beside them: other people's files.

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::format::forever::DEFAULT_PIECE_BYTES;
 use crate::format::forever::MANIFEST_NAME;
 use crate::format::limits;
 use crate::format::manifest::{Manifest, SHARD_RECORD, ShardRecord};
@@ -299,6 +300,17 @@ impl Dataset {
 
     pub(crate) fn manifest(&self) -> &Manifest {
         &self.inner.manifest
+    }
+
+    /// Samples that are decoded together, of the field among these that is the largest; `None` if its samples differ in
+    /// size.
+    pub(crate) fn samples_per_piece(&self, fields: impl Iterator<Item = usize>) -> Option<u32> {
+        let mut largest = 0;
+        for ordinal in fields {
+            largest = largest.max(self.schema().fields().get(ordinal)?.fixed_stored_bytes()?);
+        }
+        let samples = u64::from(DEFAULT_PIECE_BYTES).checked_div(largest)?;
+        Some(u32::try_from(samples).unwrap_or(u32::MAX))
     }
 
     /// The open reader of a shard.

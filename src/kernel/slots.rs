@@ -170,9 +170,10 @@ impl<B> SlotClaims<B> {
         }
     }
 
-    /// Adds a batch that slots will be claimed of.
-    pub(crate) fn add_batch(&mut self, owner: &SlotOwner<B>) {
+    /// Adds a batch that slots will be claimed of. Returns how many there were before it.
+    pub(crate) fn add_batch(&mut self, owner: &SlotOwner<B>) -> usize {
         self.batches.push(Arc::clone(&owner.shared));
+        self.batches.len() - 1
     }
 
     /// The batch of a run, in the order they were added in.

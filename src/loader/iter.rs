@@ -1,6 +1,6 @@
 //! [`Batches`]: plans ahead, waits for workers, delivers in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::{RowRun, SlotShape};
 
 use super::Loader;
-use super::plan::{Entry, Planner, Visit};
-use super::prefetch::{ChunkShapes, DecodeTask, Padded, Report, ShapesTask, Workers};
+use super::plan::{Entry, Planner, Recall, Visit};
+use super::prefetch::{ChunkShapes, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
 use super::sampler::ChunkPlace;
 use super::stats::LoaderStats;
 
@@ -44,7 +44,8 @@ struct Options {
     num_workers: usize,
     /// Batches that may be planned ahead of the consumer: what was asked for, and at least a round of the order.
     ahead: u64,
-    memory_budget: u64,
+    /// Bytes that the open batches may take.
+    batch_budget: u64,
     /// Bytes that one more round can take, where samples have one size.
     round_bytes: u64,
     ragged: bool,
@@ -62,6 +63,8 @@ struct State {
     next_visit: u64,
     /// Batches before this one are laid out.
     laid_out: u64,
+    /// Samples that were decoded before their time, by position.
+    kept: HashMap<u64, SlotOwner<PooledBuffer>>,
     /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
     end: u64,
     /// Time spent planning, without that in [`State::sending`].
@@ -81,6 +84,10 @@ struct OpenBatch {
     visits: Vec<Arc<VisitShapes>>,
     /// Visits that are planned but not decoded.
     pending: u32,
+    /// Kept samples that go here.
+    recalls: Vec<Recall>,
+    /// The kept samples are on their way.
+    recalling: bool,
     error: Option<Error>,
     owner: Option<SlotOwner<PooledBuffer>>,
     ragged: Vec<Option<Arc<RaggedParts>>>,
@@ -95,6 +102,8 @@ struct WaitingVisit {
     id: u64,
     place: ChunkPlace,
     entries: Vec<Entry>,
+    /// (row, position) of samples to keep, ascending.
+    keeps: Vec<(u32, u64)>,
     /// The batches of the entries, and for each entry which of them.
     batches: Vec<u64>,
     of_entries: Vec<u32>,
@@ -122,7 +131,7 @@ impl Batches {
             options: Options {
                 num_workers: loader.options.num_workers,
                 ahead: loader.options.prefetch as u64,
-                memory_budget: loader.options.memory_budget,
+                batch_budget: loader.batch_budget(),
                 round_bytes: 0,
                 ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
             },
@@ -162,6 +171,7 @@ impl Batches {
             loader.rounds(round_samples)?,
             batch_size,
             loader.options.drop_last,
+            loader.keeper(batch_size, round_samples),
         );
         let num_batches = planner.num_batches();
         self.state = Some(State {
@@ -172,6 +182,7 @@ impl Batches {
             waiting: VecDeque::new(),
             next_visit: 0,
             laid_out: 0,
+            kept: HashMap::new(),
             end: u64::MAX,
             planning: Duration::ZERO,
             sending: Duration::ZERO,
@@ -231,7 +242,11 @@ impl Batches {
             while let Some(report) = state.workers.poll() {
                 state.take_report(report);
             }
-            let planned = match state.plan_ahead(&context) {
+            let planned = state.plan_ahead(&context);
+            let planned = match planned.and_then(|planned| {
+                state.send_recalls(&context)?;
+                Ok(planned)
+            }) {
                 Ok(planned) => planned,
                 Err(error) => break Some(Err(error)),
             };
@@ -357,11 +372,22 @@ impl State {
             if self.planner.planned_batches() >= enough {
                 return Ok(true);
             }
-            let Some(visits) = self.planner.next_round() else {
+            let Some(round) = self.planner.next_round() else {
                 return Ok(false);
             };
-            for visit in visits {
-                self.admit(context, visit.place, visit.entries);
+            // Dropped now, or when their decoding ends.
+            for position in round.evicted {
+                self.kept.remove(&position);
+            }
+            for recall in round.recalls {
+                self.open_batch(recall.batch);
+                if let Some(batch) = self.batch_mut(recall.batch) {
+                    batch.sample_ids[recall.slot as usize] = recall.sample;
+                    batch.recalls.push(recall);
+                }
+            }
+            for visit in round.visits {
+                self.admit(context, visit);
             }
         }
     }
@@ -393,20 +419,30 @@ impl State {
         if ahead > context.options.ahead {
             return false;
         }
-        self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.memory_budget;
+        self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.batch_budget;
         !self.out_of_memory
     }
 
-    fn admit(&mut self, context: &Context<'_>, place: ChunkPlace, entries: Vec<Entry>) {
+    /// Opens batches up to this one.
+    fn open_batch(&mut self, batch: u64) {
+        while self.batch_mut(batch).is_none() {
+            let len = self
+                .planner
+                .batch_len(self.first_open + self.open.len() as u64);
+            self.open
+                .push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
+        }
+    }
+
+    fn admit(&mut self, context: &Context<'_>, visit: Visit) {
+        let Visit {
+            place,
+            entries,
+            keeps,
+        } = visit;
         let shapes = Arc::new(VisitShapes::new());
         for entry in &entries {
-            while self.batch_mut(entry.batch).is_none() {
-                let len = self
-                    .planner
-                    .batch_len(self.first_open + self.open.len() as u64);
-                self.open
-                    .push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
-            }
+            self.open_batch(entry.batch);
             if let Some(batch) = self.batch_mut(entry.batch) {
                 batch.plan(place, entry, context.options.ragged.then_some(&shapes));
             }
@@ -426,6 +462,7 @@ impl State {
             id,
             place,
             entries,
+            keeps,
             batches,
             of_entries,
             shapes,
@@ -479,15 +516,22 @@ impl State {
 
     fn send(&mut self, context: &Context<'_>, visit: WaitingVisit) -> Result<()> {
         let batches = visit.batches;
-        let mut claims = SlotClaims::with_capacity(batches.len(), visit.entries.len());
+        let num_runs = visit.entries.len() + visit.keeps.len();
+        let num_owners = batches.len() + visit.keeps.len();
+        let mut claims = SlotClaims::with_capacity(num_owners, num_runs);
         let mut padded = Vec::with_capacity(batches.len());
         for &number in &batches {
             let batch = self.batch_mut(number).ok_or_else(plan_bug)?;
             claims.add_batch(batch.owner.as_ref().ok_or_else(plan_bug)?);
             padded.push(Arc::clone(&batch.padded));
         }
-        let mut runs = Vec::with_capacity(visit.entries.len());
+        let mut runs = Vec::with_capacity(num_runs);
+        let mut keeps = visit.keeps.iter().peekable();
         for (entry, &ordinal) in visit.entries.iter().zip(&visit.of_entries) {
+            while let Some(&(row, position)) = keeps.next_if(|&&(row, _)| row < entry.row) {
+                self.keep(context, position, &mut claims)?;
+                runs.push(RowRun { row, count: 1 });
+            }
             let owner = self
                 .batch_mut(entry.batch)
                 .and_then(|batch| batch.owner.as_mut())
@@ -500,6 +544,11 @@ impl State {
                 count: entry.count,
             });
         }
+        for &(row, position) in keeps {
+            self.keep(context, position, &mut claims)?;
+            runs.push(RowRun { row, count: 1 });
+        }
+        padded.resize(num_owners, Padded::default());
         let shapes = if context.options.ragged {
             visit.shapes.get().cloned()
         } else {
@@ -516,6 +565,71 @@ impl State {
             cold: context.pool.is_cold(),
         });
         self.sending += start.elapsed();
+        Ok(())
+    }
+
+    /// Sets memory aside for a sample whose batch is not open yet.
+    fn keep(
+        &mut self,
+        context: &Context<'_>,
+        position: u64,
+        claims: &mut SlotClaims<PooledBuffer>,
+    ) -> Result<()> {
+        let mut arrays = Vec::new();
+        for layout in context.layouts.iter() {
+            layout.allocate(
+                context.dataset,
+                context.pool,
+                1,
+                std::iter::empty(),
+                &mut arrays,
+            )?;
+        }
+        let mut owner = SlotOwner::new(1, arrays).ok_or_else(plan_bug)?;
+        let ordinal = u32::try_from(claims.add_batch(&owner)).unwrap_or(u32::MAX);
+        owner.claim(0, 1, ordinal, claims).ok_or_else(plan_bug)?;
+        self.kept.insert(position, owner);
+        Ok(())
+    }
+
+    /// Sends kept samples to the batches whose turn has come: every visit before them is decoded, so that theirs is.
+    fn send_recalls(&mut self, context: &Context<'_>) -> Result<()> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        let planned = self.planner.planned_batches();
+        for at in 0..self.open.len() {
+            let number = self.first_open + at as u64;
+            let batch = &mut self.open[at];
+            if number >= planned || batch.pending > 0 || batch.error.is_some() {
+                break;
+            }
+            if batch.recalls.is_empty() {
+                continue;
+            }
+            let recalls = std::mem::take(&mut batch.recalls);
+            let owner = batch.owner.as_mut().ok_or_else(plan_bug)?;
+            let mut claims = SlotClaims::with_capacity(1, recalls.len());
+            let ordinal = u32::try_from(claims.add_batch(owner)).unwrap_or(u32::MAX);
+            let mut sources = Vec::with_capacity(recalls.len());
+            for recall in recalls {
+                owner
+                    .claim(recall.slot, 1, ordinal, &mut claims)
+                    .ok_or_else(plan_bug)?;
+                let kept = self.kept.remove(&recall.position);
+                sources.push(
+                    kept.and_then(SlotOwner::into_buffers)
+                        .ok_or_else(plan_bug)?,
+                );
+            }
+            batch.recalling = true;
+            self.workers.send_recall(RecallTask {
+                batch: number,
+                sources,
+                claims,
+                cold: context.pool.is_cold(),
+            });
+        }
         Ok(())
     }
 
@@ -546,6 +660,14 @@ impl State {
                     }
                 }
             }
+            Report::Recalled { batch, result } => {
+                if let Some(batch) = self.batch_mut(batch) {
+                    batch.recalling = false;
+                    if let Err(error) = result {
+                        batch.error.get_or_insert(error);
+                    }
+                }
+            }
             Report::Decoded { batches, result } => {
                 let mut error = result.err();
                 for number in batches {
@@ -571,7 +693,8 @@ impl State {
         if let Some(error) = batch.error.take() {
             return Delivery::Failed(error);
         }
-        if !complete || batch.pending > 0 || batch.owner.is_none() {
+        let recalls = !batch.recalls.is_empty() || batch.recalling;
+        if !complete || batch.pending > 0 || recalls || batch.owner.is_none() {
             return Delivery::NotYet;
         }
         self.first_open += 1;
@@ -593,6 +716,8 @@ impl OpenBatch {
             sources: Vec::new(),
             visits: Vec::new(),
             pending: 0,
+            recalls: Vec::new(),
+            recalling: false,
             error: None,
             owner: None,
             ragged: Vec::new(),

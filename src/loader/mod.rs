@@ -2,6 +2,7 @@
 //! the seed, the epoch and the order options decide.
 
 mod iter;
+mod keep;
 mod plan;
 mod prefetch;
 mod sampler;
@@ -25,10 +26,18 @@ use crate::error::{Error, Result};
 use crate::pool::BufferPool;
 use crate::storage::IoMode;
 
+use keep::Keeper;
 use sampler::{Geometry, Rounds};
 
 /// Bytes of open batches unless asked otherwise.
 const MEMORY_BUDGET: u64 = 1 << 30;
+/// The share of the budget, and at most how much of it, that plans, the workers' scratch memory and the pool's rounding take.
+const SET_ASIDE: u64 = 16;
+const MAX_SET_ASIDE: u64 = 16 << 20;
+/// Samples below this size are not kept by the exact shuffle: decoding them again costs less.
+const MIN_KEPT: u64 = 1024;
+/// Bytes that an array of a kept sample takes beside its values.
+const KEPT_OVERHEAD: u64 = 512;
 /// Batches that are decoded ahead unless asked otherwise.
 const PREFETCH: usize = 8;
 
@@ -327,6 +336,33 @@ impl Loader {
         self.layouts.iter().map(FieldLayout::sample_bytes).sum()
     }
 
+    /// The part of the memory budget that batches may take.
+    fn batch_budget(&self) -> u64 {
+        let budget = self.options.memory_budget;
+        budget - (budget / SET_ASIDE).min(MAX_SET_ASIDE)
+    }
+
+    /// What the exact shuffle keeps of the samples that it decodes too early: what the budget leaves beside the open
+    /// batches. `None` where nothing is gained.
+    fn keeper(&self, batch_size: usize, round_samples: u64) -> Option<Keeper> {
+        let sample_bytes = self.sample_bytes()?;
+        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT {
+            return None;
+        }
+        let ordinals = self.layouts.iter().map(|layout| layout.ordinal);
+        let group = self.dataset.samples_per_piece(ordinals)?;
+        let open = round_samples
+            .saturating_mul(2)
+            .saturating_add(2 * batch_size as u64)
+            .saturating_mul(sample_bytes);
+        let room = self.batch_budget().saturating_sub(open);
+        // A kept sample has buffers of its own.
+        let arrays: usize = self.layouts.iter().map(FieldLayout::num_arrays).sum();
+        let capacity = room / (sample_bytes + KEPT_OVERHEAD * arrays as u64);
+        let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
+        (group > 1 && capacity > 0).then(|| Keeper::new(capacity, group))
+    }
+
     /// Samples that one round of the order spans at most. Only for the exact shuffle is it a choice: it decides how
     /// much is decoded together, never the order.
     fn round_samples(&self, batch_size: usize) -> u64 {
@@ -341,7 +377,7 @@ impl Loader {
                     .saturating_mul(batch_size)
                     .max(1);
                 // Two rounds and a batch on each side fit.
-                let affordable = (self.options.memory_budget / batch_bytes).saturating_sub(2) / 2;
+                let affordable = (self.batch_budget() / batch_bytes).saturating_sub(2) / 2;
                 batch_size.saturating_mul(affordable.clamp(1, self.options.prefetch as u64))
             }
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::keep::{Keeper, Offer};
 use super::sampler::{ChunkPlace, Geometry, RoundOrder, Rounds};
 
 /// Samples of one chunk that go to consecutive slots of one batch.
@@ -18,6 +19,27 @@ pub(crate) struct Entry {
 pub(crate) struct Visit {
     pub(crate) place: ChunkPlace,
     pub(crate) entries: Vec<Entry>,
+    /// (row, position) of samples that are kept for later, ascending.
+    pub(crate) keeps: Vec<(u32, u64)>,
+}
+
+/// A kept sample that goes to its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recall {
+    pub(crate) position: u64,
+    pub(crate) sample: u64,
+    pub(crate) batch: u64,
+    pub(crate) slot: u32,
+}
+
+/// What a round of the order takes.
+#[derive(Debug, Default)]
+pub(crate) struct RoundPlan {
+    pub(crate) visits: Vec<Visit>,
+    /// Samples that earlier visits kept.
+    pub(crate) recalls: Vec<Recall>,
+    /// Positions of samples that are kept no more, for lack of room.
+    pub(crate) evicted: Vec<u64>,
 }
 
 impl Visit {
@@ -71,6 +93,8 @@ pub(crate) struct Planner {
     num_samples: u64,
     /// The position that comes next.
     next: u64,
+    /// Exact shuffle only.
+    keeper: Option<Keeper>,
 }
 
 impl Planner {
@@ -79,6 +103,7 @@ impl Planner {
         rounds: Rounds,
         batch_size: usize,
         drop_last: bool,
+        keeper: Option<Keeper>,
     ) -> Self {
         let batch_size = batch_size as u64;
         let all = geometry.num_samples();
@@ -93,6 +118,7 @@ impl Planner {
             batch_size,
             num_samples,
             next: 0,
+            keeper,
         }
     }
 
@@ -116,23 +142,22 @@ impl Planner {
         }
     }
 
-    /// The visits of the next round, in the order of the epoch; `None` at its end.
-    pub(crate) fn next_round(&mut self) -> Option<Vec<Visit>> {
+    /// What the next round takes, its visits in the order of the epoch; `None` at its end.
+    pub(crate) fn next_round(&mut self) -> Option<RoundPlan> {
         if self.next >= self.num_samples {
             return None;
         }
         let round = self.rounds.next_round(&self.geometry)?;
-        let mut visits: Vec<Visit> = round
-            .places
-            .iter()
-            .map(|&place| Visit {
-                place,
-                entries: Vec::new(),
-            })
-            .collect();
+        let mut plan = RoundPlan::default();
+        let visits = &mut plan.visits;
+        visits.extend(round.places.iter().map(|&place| Visit {
+            place,
+            entries: Vec::new(),
+            keeps: Vec::new(),
+        }));
         match round.order {
             RoundOrder::Sequential => {
-                for visit in &mut visits {
+                for visit in visits.iter_mut() {
                     self.sequential(visit);
                 }
             }
@@ -145,19 +170,66 @@ impl Planner {
                         self.next / self.batch_size,
                         slot(self.next % self.batch_size),
                     );
-                    visits[place as usize].entries.push(Entry {
-                        row,
-                        count: 1,
-                        batch,
-                        slot,
-                    });
+                    let visit = &mut visits[place as usize];
+                    let kept = self.keeper.as_mut().map(|keeper| keeper.take(self.next));
+                    if kept == Some(true) {
+                        plan.recalls.push(Recall {
+                            position: self.next,
+                            sample: visit.place.first_sample + u64::from(row),
+                            batch,
+                            slot,
+                        });
+                    } else {
+                        visit.entries.push(Entry {
+                            row,
+                            count: 1,
+                            batch,
+                            slot,
+                        });
+                    }
                     self.next += 1;
                 }
                 visits.iter_mut().for_each(Visit::sort);
             }
         }
-        visits.retain(|visit| !visit.entries.is_empty());
-        Some(visits)
+        plan.visits.retain(|visit| !visit.entries.is_empty());
+        self.keep(&mut plan);
+        Some(plan)
+    }
+
+    /// Keeps samples that are decoded along with those of this round.
+    fn keep(&mut self, plan: &mut RoundPlan) {
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        let mut new = std::collections::BTreeSet::new();
+        for visit in &mut plan.visits {
+            let mut next_row = 0;
+            for entry in &visit.entries {
+                let rows = keeper.group_of(entry.row, visit.place.num_samples);
+                for row in rows.start.max(next_row)..rows.end {
+                    let sample = visit.place.first_sample + u64::from(row);
+                    let position = self.rounds.position_of(sample);
+                    // Of this round, or delivered, or never delivered.
+                    if position < self.next || position >= self.num_samples {
+                        continue;
+                    }
+                    if let Offer::Kept(evicted) = keeper.offer(position) {
+                        visit.keeps.push((row, position));
+                        new.insert(position);
+                        if let Some(evicted) = evicted
+                            && !new.remove(&evicted)
+                        {
+                            plan.evicted.push(evicted);
+                        }
+                    }
+                }
+                next_row = next_row.max(rows.end);
+            }
+        }
+        for visit in &mut plan.visits {
+            visit.keeps.retain(|(_, position)| new.contains(position));
+        }
     }
 
     /// All rows of a chunk, one after the other, cut where batches end.

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
 use crate::dataset::{Dataset, FieldLayout, check_workers};
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotClaims;
+use crate::kernel::stream;
 use crate::pool::PooledBuffer;
 use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
 
@@ -44,6 +45,22 @@ pub(crate) struct DecodeTask {
     pub(crate) cold: bool,
 }
 
+/// Take samples that were decoded before their time to their batch.
+pub(crate) struct RecallTask {
+    pub(crate) batch: u64,
+    /// The arrays of each sample.
+    pub(crate) sources: Vec<Vec<PooledBuffer>>,
+    /// The slot of each sample.
+    pub(crate) claims: SlotClaims<PooledBuffer>,
+    pub(crate) cold: bool,
+}
+
+/// Work that batches wait for.
+enum Work {
+    Decode(DecodeTask),
+    Recall(RecallTask),
+}
+
 /// What workers report.
 pub(crate) enum Report {
     Shapes {
@@ -52,6 +69,10 @@ pub(crate) enum Report {
     },
     Decoded {
         batches: Vec<u64>,
+        result: Result<()>,
+    },
+    Recalled {
+        batch: u64,
         result: Result<()>,
     },
 }
@@ -85,7 +106,7 @@ fn nanos(duration: Duration) -> u64 {
 /// The threads of one iterator. Dropping it cancels what is queued and joins them.
 pub(crate) struct Workers {
     shapes: Option<Sender<ShapesTask>>,
-    decodes: Option<Sender<DecodeTask>>,
+    work: Option<Sender<Work>>,
     reports: Receiver<Report>,
     cancelled: Arc<AtomicBool>,
     pub(crate) counters: Arc<WorkerCounters>,
@@ -104,11 +125,11 @@ impl Workers {
             n => n,
         };
         let (shapes, shapes_queue) = unbounded();
-        let (decodes, decode_queue) = unbounded();
+        let (work, work_queue) = unbounded();
         let (report_sender, reports) = unbounded();
         let mut workers = Self {
             shapes: Some(shapes),
-            decodes: Some(decodes),
+            work: Some(work),
             reports,
             cancelled: Arc::default(),
             counters: Arc::default(),
@@ -119,7 +140,7 @@ impl Workers {
                 dataset: dataset.clone(),
                 layouts: Arc::clone(layouts),
                 shapes: shapes_queue.clone(),
-                decodes: decode_queue.clone(),
+                work: work_queue.clone(),
                 reports: report_sender.clone(),
                 cancelled: Arc::clone(&workers.cancelled),
                 counters: Arc::clone(&workers.counters),
@@ -146,8 +167,14 @@ impl Workers {
     }
 
     pub(crate) fn send_decode(&self, task: DecodeTask) {
-        if let Some(decodes) = &self.decodes {
-            decodes.send(task).ok();
+        if let Some(work) = &self.work {
+            work.send(Work::Decode(task)).ok();
+        }
+    }
+
+    pub(crate) fn send_recall(&self, task: RecallTask) {
+        if let Some(work) = &self.work {
+            work.send(Work::Recall(task)).ok();
         }
     }
 
@@ -166,7 +193,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
         self.shapes = None;
-        self.decodes = None;
+        self.work = None;
         for thread in self.threads.drain(..) {
             thread.join().ok();
         }
@@ -185,7 +212,7 @@ struct Worker {
     dataset: Dataset,
     layouts: Arc<[FieldLayout]>,
     shapes: Receiver<ShapesTask>,
-    decodes: Receiver<DecodeTask>,
+    work: Receiver<Work>,
     reports: Sender<Report>,
     cancelled: Arc<AtomicBool>,
     counters: Arc<WorkerCounters>,
@@ -202,8 +229,9 @@ impl Worker {
                     Ok(task) => self.timed(waiting, |worker| worker.learn_shapes(&task)),
                     Err(_) => return,
                 },
-                recv(self.decodes) -> task => match task {
-                    Ok(task) => self.timed(waiting, |worker| worker.decode(task)),
+                recv(self.work) -> work => match work {
+                    Ok(Work::Decode(task)) => self.timed(waiting, |worker| worker.decode(task)),
+                    Ok(Work::Recall(task)) => self.timed(waiting, |_| recall(task)),
                     Err(_) => return,
                 },
             };
@@ -300,6 +328,37 @@ impl Worker {
             .unwrap_or_else(|payload| Err(Error::panicked("decode", payload.as_ref())));
         Report::Decoded { batches, result }
     }
+}
+
+/// Copies kept samples to their slots.
+fn recall(task: RecallTask) -> Report {
+    let RecallTask {
+        batch,
+        sources,
+        mut claims,
+        cold,
+    } = task;
+    let work = || {
+        for (run, arrays) in sources.iter().enumerate() {
+            for (array, source) in arrays.iter().enumerate() {
+                let dst = claims.get_mut(run, array);
+                let src = source.as_ref();
+                if cold && src.len() >= stream::MIN {
+                    stream::copy(src, dst);
+                } else {
+                    dst.copy_from_slice(src);
+                }
+            }
+        }
+        if cold {
+            stream::fence();
+        }
+        // The claims end here, before the report, and so do the buffers of the samples.
+        drop((claims, sources));
+    };
+    let result = catch_unwind(AssertUnwindSafe(work))
+        .map_err(|payload| Error::panicked("recall", payload.as_ref()));
+    Report::Recalled { batch, result }
 }
 
 /// The slots of a task.

@@ -199,6 +199,11 @@ impl Rounds {
         round
     }
 
+    /// Where in the epoch the exact shuffle delivers a sample.
+    pub(crate) fn position_of(&self, sample: u64) -> u64 {
+        self.permutation.invert(sample)
+    }
+
     fn sequential(&mut self, geometry: &Geometry) -> Option<Round> {
         if self.next >= geometry.num_chunks {
             return None;
@@ -290,6 +295,21 @@ impl Permutation {
             n,
             half_bits,
             keys: std::array::from_fn(|_| random.next()),
+        }
+    }
+
+    /// The `i` that [`Permutation::get`] maps to `x`.
+    fn invert(&self, mut x: u64) -> u64 {
+        let mask = (1u64 << self.half_bits) - 1;
+        loop {
+            let (mut left, mut right) = (x >> self.half_bits, x & mask);
+            for key in self.keys.iter().rev() {
+                (left, right) = (right ^ (mix(left ^ key) & mask), left);
+            }
+            x = (left << self.half_bits) | right;
+            if x < self.n {
+                return x;
+            }
         }
     }
 
@@ -387,6 +407,7 @@ mod tests {
     fn permutation_is_a_bijection_for_every_small_size() {
         for n in 1..300 {
             let permutation = Permutation::new(n, 7);
+            assert!((0..n).all(|i| permutation.invert(permutation.get(i)) == i));
             let mut all: Vec<u64> = (0..n).map(|i| permutation.get(i)).collect();
             all.sort_unstable();
             assert_eq!(all, (0..n).collect::<Vec<_>>());
