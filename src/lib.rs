@@ -39,6 +39,7 @@ mod loader;
 mod pool;
 mod quant;
 mod shard;
+mod split;
 mod storage;
 mod tensor;
 
@@ -60,6 +61,7 @@ pub use quant::{
     AbsErrorParams, AffineParams, Calibrator, ErrorBound, Granularity, NonFinite, QuantParams,
     QuantSpec, Scales,
 };
+pub use split::SplitId;
 pub use storage::IoMode;
 pub use tensor::{Element, Tensor, TensorView, to_le_bytes};
 

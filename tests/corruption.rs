@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use common::{collect, small_dataset};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Loader, QuantSpec, Result, Sample,
-    ShardWriter, Shuffle, TensorView, to_le_bytes,
+    ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
 };
 
 fn shard_files(folder: &Path) -> Vec<PathBuf> {
@@ -22,7 +22,7 @@ fn shard_files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// A small shard with fixed, quantized and ragged fields.
+/// A small shard with fixed, quantized, ragged and split fields.
 fn small_shard(codec: &str, seed: u64) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d");
@@ -35,6 +35,11 @@ fn small_shard(codec: &str, seed: u64) -> Result<Vec<u8>> {
                 .quantize(QuantSpec::int8().asymmetric()),
         )
         .field(FieldSpec::string("c").codec(codec))
+        .field(
+            FieldSpec::new("d", DType::F16, [20])
+                .split(SplitId::FLOAT_SPLIT)
+                .codecs([codec, CodecSpec::parse("none")?]),
+        )
         .samples_per_chunk(3)
         .shard_ids_from(seed)
         .create(&path)?;
@@ -42,10 +47,12 @@ fn small_shard(codec: &str, seed: u64) -> Result<Vec<u8>> {
         let a: Vec<u16> = (0..40).map(|j| (i + j) / 8).collect();
         let b: Vec<f32> = (0..32u16).map(|j| f32::from(i * 5 + j / 4)).collect();
         let c = "word ".repeat(usize::from(i));
+        let d = vec![0x3C00 + i; 20];
         writer.append(&[
             ("a", TensorView::new(DType::U16, &[40], &to_le_bytes(&a))?),
             ("b", TensorView::new(DType::F32, &[4, 8], &to_le_bytes(&b))?),
             ("c", TensorView::new(DType::U8, &[c.len()], c.as_bytes())?),
+            ("d", TensorView::new(DType::F16, &[20], &to_le_bytes(&d))?),
         ])?;
     }
     writer.finish()?;

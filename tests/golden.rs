@@ -19,7 +19,7 @@ use common::{Random, elements};
 use serde_json::{Value, json};
 use tensorshard::{
     CodecSpec, DType, Dataset, FieldSpec, FilterId, Kind, NonFinite, QuantSpec, Result, Sample,
-    Scales, ShardWriter, ShardWriterBuilder, TensorView, to_le_bytes,
+    Scales, ShardWriter, ShardWriterBuilder, SplitId, TensorView, to_le_bytes,
 };
 
 /// Decoded values longer than this are recorded by their checksum.
@@ -27,7 +27,7 @@ const MAX_HEX: usize = 600;
 
 type Case = fn(&Path) -> Result<()>;
 
-const CASES: [(&str, Case); 14] = [
+const CASES: [(&str, Case); 15] = [
     ("dtypes-none", |path| dtypes(path, "none")),
     ("dtypes-snappy", |path| dtypes(path, "snappy")),
     ("dtypes-deflate", |path| dtypes(path, "deflate")),
@@ -42,6 +42,7 @@ const CASES: [(&str, Case); 14] = [
     ("ragged", ragged),
     ("large-samples", large_samples),
     ("abs-error", abs_error),
+    ("splits", splits),
 ];
 
 fn root() -> PathBuf {
@@ -431,6 +432,71 @@ fn abs_error(path: &Path) -> Result<()> {
         }
         let shape = [3 * i];
         sample.push(("ragged", TensorView::new(DType::F32, &shape, &ragged)?));
+        writer.append(&sample)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+fn splits(path: &Path) -> Result<()> {
+    let codecs =
+        |text: &str| -> Result<Vec<CodecSpec>> { text.split(',').map(CodecSpec::parse).collect() };
+    let mut fields = Vec::new();
+    for split in [SplitId::FLOAT_SPLIT, SplitId::BYTE_SPLIT] {
+        for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64, DType::I16] {
+            fields.push((format!("{split}.{dtype}"), dtype, split));
+        }
+    }
+    let mut builder = builder(9);
+    for (name, dtype, split) in &fields {
+        let mut spec = FieldSpec::new(name, *dtype, [3, 41]).split(*split).codecs(
+            codecs("zstd:19,deflate:9,none")?
+                .get(..dtype.size().min(3))
+                .unwrap(),
+        );
+        if *split == SplitId::BYTE_SPLIT && dtype.is_float() {
+            spec = spec.filters([FilterId::FLOAT_ORDER, FilterId::DELTA]);
+        }
+        builder = builder.field(spec);
+    }
+    let mut writer = builder
+        .field(
+            FieldSpec::new("int16", DType::F32, [3, 41])
+                .quantize(QuantSpec::parse("int16:asym:per-group=8")?)
+                .split(SplitId::BYTE_SPLIT)
+                .codecs(codecs("deflate:9,none")?),
+        )
+        .field(
+            FieldSpec::ragged("tokens", DType::F32, [None, Some(2)])
+                .split(SplitId::FLOAT_SPLIT)
+                .codecs(codecs("zstd:19")?),
+        )
+        .field(
+            FieldSpec::new("large", DType::F64, [300, 301])
+                .split(SplitId::FLOAT_SPLIT)
+                .codecs(codecs("zstd:19")?),
+        )
+        .samples_per_chunk(2)
+        .create(path)?;
+    let mut random = Random(9);
+    for i in 0..3usize {
+        let values: Vec<Vec<u8>> = fields
+            .iter()
+            .map(|(_, dtype, _)| elements(*dtype, 123, &mut random))
+            .collect();
+        let shape = [3, 41];
+        let mut sample = Vec::new();
+        for ((name, dtype, _), value) in fields.iter().zip(&values) {
+            sample.push((name.as_str(), TensorView::new(*dtype, &shape, value)?));
+        }
+        let int16 = elements(DType::F32, 123, &mut random);
+        sample.push(("int16", TensorView::new(DType::F32, &shape, &int16)?));
+        let n = [70_000, 3, 0][i];
+        let tokens = smooth(DType::F32, 2 * n, i);
+        let dims = [n, 2];
+        sample.push(("tokens", TensorView::new(DType::F32, &dims, &tokens)?));
+        let large = smooth(DType::F64, 300 * 301, i);
+        sample.push(("large", TensorView::new(DType::F64, &[300, 301], &large)?));
         writer.append(&sample)?;
     }
     writer.finish()?;

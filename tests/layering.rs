@@ -17,17 +17,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     // 1: one job each. They never meet each other.
     ("codec", &["kernel"]),
     ("filter", &["kernel"]),
+    ("split", &["kernel"]),
     ("quant", &["kernel"]),
     ("storage", &["kernel"]),
     ("checksum", &["kernel"]),
     ("pool", &["kernel"]),
     // 2: bytes and their meaning.
-    ("format", &["codec", "filter", "quant", "checksum"]),
+    ("format", &["codec", "filter", "split", "quant", "checksum"]),
     // 3: one shard.
     (
         "shard",
         &[
-            "format", "codec", "filter", "quant", "checksum", "storage", "kernel",
+            "format", "codec", "filter", "split", "quant", "checksum", "storage", "kernel",
         ],
     ),
     // 4: many shards.
@@ -41,6 +42,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "quant",
             "codec",
             "filter",
+            "split",
             "kernel::slots",
             "kernel::lut",
         ],
@@ -66,6 +68,7 @@ const PURE: &[&str] = &[
     "format/",
     "codec/",
     "filter/",
+    "split/",
     "quant/",
     "kernel/",
     "checksum.rs",

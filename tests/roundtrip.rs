@@ -12,9 +12,9 @@ use std::path::Path;
 
 use common::{Random, collect, elements, small_dataset, write_one_field};
 use tensorshard::{
-    Batch, CodecId, CodecSpec, DType, Dataset, FieldOutput, FieldSpec, FilterId, IoMode, Kind,
-    Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result, ShardWriter, Shuffle,
-    TensorView, to_le_bytes,
+    Batch, CodecId, CodecSpec, DType, Dataset, ErrorKind, FieldOutput, FieldSpec, FilterId, IoMode,
+    Kind, Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result, ShardWriter, Shuffle,
+    SplitId, TensorView, to_le_bytes,
 };
 
 const CODECS: [CodecId; 6] = [
@@ -141,6 +141,128 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
         }
     }
     Ok(())
+}
+
+#[test]
+fn splits_are_bit_exact_for_every_element_size_shape_and_filter() -> Result<()> {
+    let mut random = Random(11);
+    let filters: [&[FilterId]; 3] = [
+        &[],
+        &[FilterId::FLOAT_ORDER],
+        &[FilterId::FLOAT_ORDER, FilterId::DELTA],
+    ];
+    let codecs = ["snappy", "zstd,none", "none", "lz4,snappy"];
+    let mut case = 0;
+    for dtype in DType::all().filter(|dtype| dtype.size() > 1) {
+        for shape in shapes() {
+            let n = if shape.len() == 3 && shape[1] > 1 {
+                2
+            } else {
+                23
+            };
+            let data = samples(dtype, &shape, n, &mut random);
+            let split = [SplitId::FLOAT_SPLIT, SplitId::BYTE_SPLIT][case % 2];
+            let filter = filters[case % filters.len()];
+            let codecs: Result<Vec<CodecSpec>> = codecs[case % codecs.len()]
+                .split(',')
+                .map(CodecSpec::parse)
+                .collect();
+            case += 1;
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("d");
+            let field = FieldSpec::new("x", dtype, &shape)
+                .split(split)
+                .codecs(codecs?)
+                .filters(filter);
+            write_one_field(
+                ShardWriter::builder().samples_per_chunk(7).num_workers(2),
+                &path,
+                field,
+                dtype,
+                &data,
+            )?;
+            let dataset = Dataset::open(&path)?;
+            let field = dataset.schema().field("x")?;
+            assert_eq!(field.split(), Some(split));
+            assert_eq!(field.codecs().len(), dtype.size());
+            let expected: Vec<Vec<u8>> = data.into_iter().map(|(_, bytes)| bytes).collect();
+            assert_eq!(by_get(&dataset, "x")?, expected, "{dtype} {shape:?}");
+            for shuffle in [
+                Shuffle::None,
+                Shuffle::Windowed { window: 2 },
+                Shuffle::Exact,
+            ] {
+                for io in [IoMode::Mmap, IoMode::Read] {
+                    assert_eq!(
+                        by_loader(&path, "x", shuffle, io)?,
+                        expected,
+                        "{dtype} {shape:?} {shuffle:?}"
+                    );
+                }
+            }
+            assert!(dataset.verify(&|_| ()).is_intact());
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ragged_and_quantized_fields_can_be_split() -> Result<()> {
+    let mut random = Random(12);
+    let dir = tempfile::tempdir().unwrap();
+    let data: Vec<(Vec<usize>, Vec<u8>)> = [0usize, 3, 1, 40_000, 5, 90_000, 0, 2]
+        .map(|n| (vec![n, 2], elements(DType::F32, 2 * n, &mut random)))
+        .to_vec();
+    let ragged = FieldSpec::ragged("x", DType::F32, [None, Some(2)]).split(SplitId::FLOAT_SPLIT);
+    let path = dir.path().join("ragged");
+    let builder = || ShardWriter::builder().samples_per_chunk(3);
+    write_one_field(builder(), &path, ragged, DType::F32, &data)?;
+    let expected: Vec<Vec<u8>> = data.iter().map(|(_, bytes)| bytes.clone()).collect();
+    assert_eq!(by_get(&Dataset::open(&path)?, "x")?, expected);
+    assert_eq!(
+        by_loader(&path, "x", Shuffle::Exact, IoMode::Read)?,
+        expected
+    );
+
+    // Two planes of 16-bit codes read as the codes in one.
+    let data = samples(DType::F32, &[3, 50], 20, &mut random);
+    let mut values = Vec::new();
+    for (name, split) in [("whole", None), ("split", Some(SplitId::BYTE_SPLIT))] {
+        let path = dir.path().join(name);
+        let field = FieldSpec::new("x", DType::F32, [3, 50])
+            .quantize(QuantSpec::int16().per_group(7))
+            .split(split);
+        write_one_field(builder(), &path, field, DType::F32, &data)?;
+        values.push(by_get(&Dataset::open(&path)?, "x")?);
+    }
+    assert_eq!(values[0], values[1]);
+    Ok(())
+}
+
+#[test]
+fn splits_that_do_not_fit_are_refused() {
+    let split = |field: FieldSpec| field.split(SplitId::FLOAT_SPLIT);
+    let snappy = CodecSpec::default();
+    for field in [
+        split(FieldSpec::new("x", DType::U8, [4])),
+        split(FieldSpec::any("x")),
+        split(FieldSpec::string("x")),
+        split(FieldSpec::new("x", DType::F32, [4])).quantize(QuantSpec::int4().per_sample()),
+        split(FieldSpec::new("x", DType::F32, [4])).quantize(QuantSpec::int8().per_sample()),
+        split(FieldSpec::new("x", DType::F16, [4])).codecs([snappy; 3]),
+        FieldSpec::new("x", DType::F16, [4]).codecs([snappy; 2]),
+        FieldSpec::new("x", DType::F16, [4]).codecs([]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let made = ShardWriter::builder()
+            .field(field)
+            .create(dir.path().join("d"));
+        let error = made.err().unwrap();
+        assert!(
+            matches!(error.kind(), ErrorKind::InvalidArgument { .. }),
+            "{error}"
+        );
+    }
 }
 
 fn lossy_specs() -> Vec<QuantSpec> {
@@ -420,7 +542,7 @@ fn non_finite_values_are_an_error_by_default() {
     let error =
         write_one_field(ShardWriter::builder(), &path, field, DType::F32, &[sample]).unwrap_err();
     assert!(
-        matches!(error.kind(), tensorshard::ErrorKind::Unrepresentable { .. }),
+        matches!(error.kind(), ErrorKind::Unrepresentable { .. }),
         "{error}"
     );
     assert!(!path.exists());

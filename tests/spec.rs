@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 
 use tensorshard::{
-    CodecSpec, DType, Dataset, FieldSpec, FilterSpec, QuantSpec, Result, ShardWriter, TensorView,
-    to_le_bytes,
+    CodecSpec, DType, Dataset, FieldSpec, FilterSpec, QuantSpec, Result, ShardWriter, SplitId,
+    TensorView, to_le_bytes,
 };
 
 fn spec() -> String {
@@ -25,7 +25,11 @@ fn section(number: u32) -> String {
 
 /// (id, name) of the rows of the first table of a section whose name is in use.
 fn ids(number: u32) -> Vec<(u16, String)> {
-    let text = section(number);
+    ids_in(&section(number))
+}
+
+/// The same of the first table of `text`.
+fn ids_in(text: &str) -> Vec<(u16, String)> {
     let table = text
         .lines()
         .skip_while(|line| !line.starts_with('|'))
@@ -81,7 +85,7 @@ fn codec_table_matches() -> Result<()> {
 #[test]
 fn filter_table_matches() -> Result<()> {
     let rows = ids(8);
-    assert_eq!(rows.len(), 3);
+    assert_eq!(rows.len(), 4);
     for (id, name) in rows {
         assert_eq!(
             FilterSpec::parse(&format!("{name}:4"))?.id().get(),
@@ -93,6 +97,17 @@ fn filter_table_matches() -> Result<()> {
         FilterSpec::parse("predict:1").is_err(),
         "a reserved filter was implemented: update the table"
     );
+    Ok(())
+}
+
+#[test]
+fn split_table_matches() -> Result<()> {
+    let text = section(8);
+    let rows = ids_in(&text[text.find("\n### 8.2 ").unwrap()..]);
+    assert_eq!(rows.len(), 2);
+    for (id, name) in rows {
+        assert_eq!(SplitId::parse(&name)?.get(), id, "{name}");
+    }
     Ok(())
 }
 

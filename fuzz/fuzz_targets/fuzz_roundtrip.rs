@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use tensorshard::{
-    CodecId, CodecSpec, DType, Dataset, FieldSpec, FilterId, ShardWriter, TensorView,
+    CodecId, CodecSpec, DType, Dataset, FieldSpec, FilterId, ShardWriter, SplitId, TensorView,
 };
 use tensorshard_fuzz::scratch;
 
@@ -22,11 +22,13 @@ const CODECS: [CodecId; 6] = [
     CodecId::LZ4,
     CodecId::ZSTD,
 ];
-const FILTERS: [FilterId; 3] = [
+const FILTERS: [FilterId; 4] = [
     FilterId::BYTE_SHUFFLE,
     FilterId::BIT_SHUFFLE,
     FilterId::DELTA,
+    FilterId::FLOAT_ORDER,
 ];
+const SPLITS: [Option<SplitId>; 3] = [None, Some(SplitId::FLOAT_SPLIT), Some(SplitId::BYTE_SPLIT)];
 
 /// A field: dtype and dims, each `None` where it may differ between samples.
 struct Form {
@@ -78,6 +80,13 @@ fn form(i: usize, input: &mut Unstructured<'_>) -> Result<(Form, FieldSpec)> {
         }
     };
     spec = spec.codec(CodecSpec::new(*input.choose(&CODECS)?));
+    if form.dtype.is_some_and(|dtype| dtype.size() > 1)
+        && let Some(split) = *input.choose(&SPLITS)?
+    {
+        let other = CodecSpec::new(*input.choose(&CODECS)?);
+        let first = CodecSpec::new(*input.choose(&CODECS)?);
+        spec = spec.split(split).codecs([first, other]);
+    }
     if form.dtype.is_some() && input.arbitrary()? {
         let mut filters = Vec::new();
         for _ in 0..input.int_in_range(0..=2)? {

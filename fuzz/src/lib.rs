@@ -185,6 +185,11 @@ fn try_write_dataset(
         .field(FieldSpec::string("c").codec(codec))
         .field(FieldSpec::ragged("d", DType::I32, [None, Some(2)]).codec(codec))
         .field(FieldSpec::any("e").codec(codec))
+        .field(
+            FieldSpec::new("f", DType::F16, [12])
+                .split(SplitId::FLOAT_SPLIT)
+                .codecs([codec, CodecSpec::parse("none")?]),
+        )
         .samples_per_chunk(3)
         .num_workers(1)
         .shard_ids_from(1)
@@ -201,6 +206,7 @@ fn try_write_dataset(
         let e = [i as u8; 4];
         let e_dtype = if i % 2 == 0 { DType::F32 } else { DType::I16 };
         let e_shape: &[usize] = if i % 2 == 0 { &[] } else { &[2, 1] };
+        let f = [0x3C00 + i; 12];
         writer.append(&[
             ("a", TensorView::new(DType::U16, &[10], &to_le_bytes(&a))?),
             ("b", TensorView::new(DType::F32, &[3, 8], &to_le_bytes(&b))?),
@@ -210,6 +216,7 @@ fn try_write_dataset(
                 TensorView::new(DType::I32, &[d.len() / 2, 2], &to_le_bytes(&d))?,
             ),
             ("e", TensorView::new(e_dtype, e_shape, &e)?),
+            ("f", TensorView::new(DType::F16, &[12], &to_le_bytes(&f))?),
         ])?;
     }
     writer.finish()?;

@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::filter::{FilterId, FilterSpec};
 use crate::format::schema::{Field, Kind};
 use crate::quant::{Calibrator, NonFinite, QuantParams, QuantSpec, Scales};
+use crate::split::SplitId;
 
 /// A field to write. Defaults: lossless (identity), byte shuffle where a stored element is wider than a byte, Snappy.
 #[derive(Clone, Debug)]
@@ -17,7 +18,8 @@ pub struct FieldSpec {
     dims: Option<Vec<Option<usize>>>,
     quant: QuantSpec,
     filters: Option<Vec<FilterId>>,
-    codec: CodecSpec,
+    split: Option<SplitId>,
+    codecs: Vec<CodecSpec>,
 }
 
 impl FieldSpec {
@@ -27,7 +29,7 @@ impl FieldSpec {
         dtype: Option<DType>,
         dims: Option<Vec<Option<usize>>>,
     ) -> Self {
-        let (quant, codec) = (QuantSpec::identity(), CodecSpec::default());
+        let (quant, codecs) = (QuantSpec::identity(), vec![CodecSpec::default()]);
         Self {
             name: name.into(),
             kind,
@@ -36,7 +38,8 @@ impl FieldSpec {
             dims,
             quant,
             filters: None,
-            codec,
+            split: None,
+            codecs,
         }
     }
 
@@ -102,10 +105,25 @@ impl FieldSpec {
         self
     }
 
+    /// Splits stored elements of 2, 4 or 8 bytes into as many planes, each with a codec of its own. Without a choice of
+    /// filters there are none then.
+    #[must_use]
+    pub fn split(mut self, split: impl Into<Option<SplitId>>) -> Self {
+        self.split = split.into();
+        self
+    }
+
     /// Sets the codec.
     #[must_use]
-    pub fn codec(mut self, codec: CodecSpec) -> Self {
-        self.codec = codec;
+    pub fn codec(self, codec: CodecSpec) -> Self {
+        self.codecs([codec])
+    }
+
+    /// Sets the codecs of the planes of a split, the most significant first. The last one is for all planes that
+    /// follow, too.
+    #[must_use]
+    pub fn codecs(mut self, codecs: impl AsRef<[CodecSpec]>) -> Self {
+        self.codecs = codecs.as_ref().to_vec();
         self
     }
 
@@ -176,6 +194,24 @@ impl FieldSpec {
         Calibrator::new(&self.quant, dtype, &shape).map_err(|e| e.in_field(&self.name))
     }
 
+    /// One codec for each plane.
+    fn codecs_of(&self, num_planes: usize) -> Result<Vec<CodecSpec>> {
+        let (given, last) = (&self.codecs, self.codecs.last());
+        match last {
+            Some(&last) if given.len() <= num_planes => {
+                let mut codecs = given.clone();
+                codecs.resize(num_planes, last);
+                Ok(codecs)
+            }
+            _ => Err(Error::invalid(format!(
+                "field {:?}: {} codecs for {num_planes} planes; give one codec, or for a split up to one for each \
+                 plane",
+                self.name,
+                given.len()
+            ))),
+        }
+    }
+
     /// The fact that follows from this request.
     pub(crate) fn resolve(&self) -> Result<Field> {
         let quant = self.quant_params()?;
@@ -183,7 +219,7 @@ impl FieldSpec {
         let elem_size = usize::try_from(bits / 8).unwrap_or(1).max(1);
         let filters = match (&self.filters, self.dtype) {
             (Some(filters), _) => filters.clone(),
-            (None, Some(_)) if bits > 8 => vec![FilterId::BYTE_SHUFFLE],
+            (None, Some(_)) if bits > 8 && self.split.is_none() => vec![FilterId::BYTE_SHUFFLE],
             (None, _) => Vec::new(),
         };
         let filters: Result<Vec<FilterSpec>> = filters
@@ -205,7 +241,8 @@ impl FieldSpec {
             dims: self.dims.clone(),
             quant,
             filters: filters?,
-            codec: self.codec,
+            split: self.split,
+            codecs: self.codecs_of(if self.split.is_some() { elem_size } else { 1 })?,
             scales: self.quant.given_scales().cloned().unwrap_or_default(),
         };
         field.check().map_err(Error::invalid)?;

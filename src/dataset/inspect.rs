@@ -15,7 +15,7 @@ pub struct FieldReport {
     pub name: String,
     /// Dtype and shape, for people.
     pub description: String,
-    /// Quantizer, filters and codec, for people.
+    /// Quantizer, filters, split and codecs, for people.
     pub encoding: String,
     /// Bytes of the values as they were given to the writer.
     pub raw_bytes: u64,
@@ -73,7 +73,11 @@ impl FieldReport {
         for filter in field.filters() {
             encoding.push_str(&format!(" + {}", filter.id()));
         }
-        encoding.push_str(&format!(" + {}", field.codec()));
+        if let Some(split) = field.split() {
+            encoding.push_str(&format!(" + {split}"));
+        }
+        let codecs: Vec<String> = field.codecs().iter().map(ToString::to_string).collect();
+        encoding.push_str(&format!(" + {}", codecs.join(",")));
         Self {
             name: field.name().to_owned(),
             description: field.to_string(),

@@ -7,6 +7,7 @@
 mod bit_shuffle;
 mod byte_shuffle;
 mod delta;
+mod float_order;
 
 use std::fmt;
 
@@ -23,6 +24,8 @@ impl FilterId {
     pub const BIT_SHUFFLE: Self = Self(2);
     /// Differences of neighbours.
     pub const DELTA: Self = Self(3);
+    /// Floats as integers of the same order.
+    pub const FLOAT_ORDER: Self = Self(5);
 
     /// The number on disk.
     pub fn get(self) -> u16 {
@@ -64,6 +67,7 @@ pub(crate) static FILTERS: &[&dyn Filter] = &[
     &byte_shuffle::ByteShuffle,
     &bit_shuffle::BitShuffle,
     &delta::Delta,
+    &float_order::FloatOrder,
 ];
 
 /// A filter and its element size, as a field's schema records it.
@@ -257,6 +261,38 @@ mod tests {
             apply("bit_shuffle", 1, &[1, 3, 0, 0, 0, 0, 0, 0x80, 0xFF]),
             [3, 2, 0, 0, 0, 0, 0, 0x80, 0xFF]
         );
+    }
+
+    #[test]
+    fn float_order_is_the_order_of_floats() {
+        let floats = [
+            f32::NEG_INFINITY,
+            -1.0e30,
+            -2.5,
+            -f32::MIN_POSITIVE,
+            -1.0e-45,
+            -0.0,
+            0.0,
+            1.0e-45,
+            1.0,
+            3.0e38,
+            f32::INFINITY,
+            f32::NAN,
+        ];
+        let bytes: Vec<u8> = floats.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let ordered = apply("float_order", 4, &bytes);
+        let words: Vec<u32> = ordered
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| u32::from_le_bytes(*b))
+            .collect();
+        assert!(words.is_sorted_by(|a, b| a < b), "{words:x?}");
+        let example = [1.0f32, -1.0, 0.0, -0.0];
+        let bytes: Vec<u8> = example.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let words = [0xBF80_0000u32, 0x407F_FFFF, 0x8000_0000, 0x7FFF_FFFF];
+        let expected: Vec<u8> = words.iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert_eq!(apply("float_order", 4, &bytes), expected);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::tensor::num_elements;
 use super::forever::{ALIGN, CHUNK_MAGIC, SMALL_ALIGN, SMALL_STREAM};
 use super::header::expect_checksum;
 use super::index::IndexEntry;
-use super::schema::Schema;
+use super::schema::{Field, Schema};
 use super::shard_id::ShardId;
 use super::wire::{Cursor, Put, expect_eq, expect_limit, to_u32};
 use super::{align, limits};
@@ -66,6 +66,8 @@ pub(crate) struct Piece {
 pub(crate) struct Stream {
     pub(crate) field: u16,
     pub(crate) role: Role,
+    /// Which plane of the stored elements; 0 for other roles.
+    pub(crate) plane: u8,
     pub(crate) codec: u16,
     pub(crate) num_pieces: u32,
     // ---
@@ -178,7 +180,7 @@ impl ChunkHeader {
         for stream in &self.streams {
             out.put_u16(stream.field);
             out.put_u8(stream.role.id());
-            out.put_u8(0);
+            out.put_u8(stream.plane);
             out.put_u16(stream.codec);
             out.put_u16(0);
             out.put_u32(stream.num_pieces);
@@ -336,8 +338,21 @@ impl ChunkHeader {
         let mut streams = self.streams.iter().peekable();
         let mut stats = self.stats.iter();
         for (ordinal, field) in (0u16..).zip(schema.fields()) {
+            for (plane, codec) in (0u8..).zip(field.codecs()) {
+                let found = streams.next();
+                let here =
+                    found.filter(|s| (s.field, s.role, s.plane) == (ordinal, Role::Plane, plane));
+                let checked = match here {
+                    Some(stream) => self.check_plane(field, codec.id().get(), stream),
+                    None => Err(Error::corrupt(
+                        "stream table",
+                        format_args!("plane {plane}"),
+                        describe(found),
+                    )),
+                };
+                checked.map_err(|e| e.in_field(field.name()))?;
+            }
             let wanted = [
-                (Role::Plane, true),
                 (Role::Scales, field.has_scales_stream()),
                 (
                     Role::ZeroPoints,
@@ -354,20 +369,6 @@ impl ChunkHeader {
                         describe(found),
                     );
                     return Err(error.in_field(field.name()));
-                }
-                if *role == Role::Plane {
-                    let codec = found.map_or(0, |stream| stream.codec);
-                    expect_eq("codec of a plane", field.codec().id().get(), codec)
-                        .map_err(|e| e.in_field(field.name()))?;
-                    if let Some(sample) = field.fixed_stored_bytes() {
-                        let bytes = sample.saturating_mul(u64::from(self.num_samples));
-                        expect_eq(
-                            "bytes of a plane",
-                            bytes,
-                            found.map_or(0, |stream| stream.raw_len),
-                        )
-                        .map_err(|e| e.in_field(field.name()))?;
-                    }
                 }
             }
             let patched = streams
@@ -410,7 +411,28 @@ impl ChunkHeader {
         Ok(())
     }
 
-    /// Ordinal and entry of a stream.
+    /// A plane has the codec of the schema, and its part of the bytes of fixed samples.
+    fn check_plane(&self, field: &Field, codec: u16, stream: &Stream) -> Result<()> {
+        expect_eq("codec of a plane", codec, stream.codec)?;
+        if let Some(sample) = field.fixed_stored_bytes() {
+            let bytes = sample.saturating_mul(u64::from(self.num_samples));
+            let planes = stream.raw_len.saturating_mul(field.codecs().len() as u64);
+            expect_eq("bytes of the planes", bytes, planes)?;
+        }
+        Ok(())
+    }
+
+    /// Ordinals and entries of the planes of a field, in order.
+    pub(crate) fn planes(&self, field: usize) -> impl Iterator<Item = (u32, &Stream)> {
+        (0u32..)
+            .zip(&self.streams)
+            .skip_while(move |(_, stream)| usize::from(stream.field) < field)
+            .take_while(move |(_, stream)| {
+                usize::from(stream.field) == field && stream.role == Role::Plane
+            })
+    }
+
+    /// Ordinal and entry of a stream; of a plane, the first.
     pub(crate) fn stream(&self, field: usize, role: Role) -> Option<(u32, &Stream)> {
         (0u32..)
             .zip(&self.streams)
@@ -448,7 +470,10 @@ fn check_expansion(max_expansion: u64, pieces: &[Piece]) -> Result<()> {
 fn describe(stream: Option<&Stream>) -> String {
     stream.map_or_else(
         || "nothing".to_owned(),
-        |s| format!("a {:?} stream of field {}", s.role, s.field),
+        |s| match s.role {
+            Role::Plane => format!("plane {} of field {}", s.plane, s.field),
+            role => format!("a {role:?} stream of field {}", s.field),
+        },
     )
 }
 
@@ -460,10 +485,13 @@ fn read_stream(c: &mut Cursor<'_>) -> Result<Stream> {
     c.reserved(2)?;
     let num_pieces = c.u32()?;
     c.reserved(4)?;
-    expect_eq("plane of a stream", 0, plane)?;
+    if role != Role::Plane {
+        expect_eq("plane of a stream", 0, plane)?;
+    }
     Ok(Stream {
         field,
         role,
+        plane,
         codec,
         num_pieces,
         first_piece: 0,

@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{self, FilterSpec};
 use crate::quant::{Granularity, QuantParams, Scales};
+use crate::split::{self, SplitId};
 use crate::tensor::num_elements;
 
 use super::forever::{VARIABLE_DIM, VARIABLE_RANK};
@@ -41,7 +42,9 @@ pub struct Field {
     pub(crate) dims: Option<Vec<Option<usize>>>,
     pub(crate) quant: QuantParams,
     pub(crate) filters: Vec<FilterSpec>,
-    pub(crate) codec: CodecSpec,
+    pub(crate) split: Option<SplitId>,
+    /// One for each plane.
+    pub(crate) codecs: Vec<CodecSpec>,
     pub(crate) scales: Scales,
 }
 
@@ -98,9 +101,29 @@ impl Field {
         &self.filters
     }
 
-    /// The codec of the values.
-    pub fn codec(&self) -> CodecSpec {
-        self.codec
+    /// How the values are split into planes, if they are.
+    pub fn split(&self) -> Option<SplitId> {
+        self.split
+    }
+
+    /// The codecs of the values: one for each plane, so one unless they are split.
+    pub fn codecs(&self) -> &[CodecSpec] {
+        &self.codecs
+    }
+
+    /// The codec of the streams beside the values: scales, shapes and so on. Codecs of planes expect planes.
+    pub(crate) fn side_codec(&self) -> CodecSpec {
+        match (self.split, self.codecs.as_slice()) {
+            (None, &[codec]) => codec,
+            _ => CodecSpec::default(),
+        }
+    }
+
+    /// The most bytes of a piece before it is split (format-spec 10.1).
+    pub(crate) fn piece_limit(&self, piece_bytes: u32) -> u32 {
+        let planes = u32::try_from(self.codecs.len()).unwrap_or(u32::MAX);
+        let most = u32::try_from(limits::PIECE_MAX).unwrap_or(u32::MAX);
+        piece_bytes.saturating_mul(planes).min(most)
     }
 
     /// The static scales (per tensor, per channel); empty otherwise.
@@ -115,11 +138,13 @@ impl Field {
 
     /// The first minor version of the format that has every stage of this field.
     fn since_minor(&self) -> Result<u16> {
-        let mut minor = self
-            .quant
-            .quantizer()
-            .since_minor()
-            .max(self.codec.codec()?.since_minor());
+        let mut minor = self.quant.quantizer().since_minor();
+        for codec in &self.codecs {
+            minor = minor.max(codec.codec()?.since_minor());
+        }
+        if let Some(split) = self.split {
+            minor = minor.max(split.split()?.since_minor());
+        }
         for filter in &self.filters {
             minor = minor.max(filter.filter()?.since_minor());
         }
@@ -212,6 +237,8 @@ impl Field {
                 .check(&self.quant, dtype, rank)
                 .map_err(|e| format!("field {:?}: {e}", self.name))?;
         }
+        self.check_planes()
+            .map_err(|e| format!("field {:?}: {e}", self.name))?;
         let scales = self.static_scales_needed();
         let zero_points = if self.quant.has_zero_points() {
             scales
@@ -227,6 +254,27 @@ impl Field {
             ));
         }
         Ok(())
+    }
+
+    /// A codec for each plane, and planes that fit the stored elements.
+    fn check_planes(&self) -> std::result::Result<(), String> {
+        match (self.split, self.codecs.len()) {
+            (None, 1) => Ok(()),
+            (None, n) => Err(format!("{n} codecs without a split; 1 is needed")),
+            (Some(split), n) => {
+                let bits = self.stored_bits(None);
+                if self.dtype.is_some() && split::fits(n, bits) {
+                    return Ok(());
+                }
+                let elements = match self.dtype {
+                    Some(_) => format!("stored elements of {bits} bits"),
+                    None => "a dtype per sample".to_owned(),
+                };
+                Err(format!(
+                    "{split} into {n} planes does not fit {elements}; elements of 16, 32 and 64 bits have 2, 4 and 8 planes"
+                ))
+            }
+        }
     }
 
     /// How many static scales the schema holds for this field.
@@ -260,7 +308,7 @@ impl Field {
             u8::try_from(dims.len()).unwrap_or(VARIABLE_RANK)
         }));
         body.put_u8(u8::try_from(self.filters.len()).unwrap_or(u8::MAX));
-        body.put_u8(1);
+        body.put_u8(u8::try_from(self.codecs.len()).unwrap_or(u8::MAX));
         body.put_u8(0);
         body.put_u16(0);
         body.put_u32(to_u32("static scales", self.scales.scales.len())?);
@@ -275,9 +323,14 @@ impl Field {
                 filter::emit_params(*filter, out)
             });
         }
-        put_stage(&mut body, self.codec.id().get(), |out| {
-            codec::emit_params(self.codec, out)
-        });
+        if let Some(split) = self.split {
+            put_stage(&mut body, split.get(), |_| {});
+        }
+        for codec in &self.codecs {
+            put_stage(&mut body, codec.id().get(), |out| {
+                codec::emit_params(*codec, out)
+            });
+        }
         self.scales
             .scales
             .iter()
@@ -357,18 +410,19 @@ impl Field {
             let (id, params) = read_stage(&mut c)?;
             filters.push(filter::parse_params(id, params).map_err(|e| e.in_field(&name))?);
         }
-        if num_planes != 1 {
-            return Err(match num_planes {
-                0 => Error::corrupt("num_planes", "at least 1", 0),
-                n => Error::unsupported(
-                    format!("split into {n} planes"),
-                    "use a newer tensorshard release",
-                ),
-            }
-            .in_field(&name));
+        if num_planes == 0 {
+            return Err(Error::corrupt("num_planes", "at least 1", 0).in_field(&name));
         }
-        let (id, params) = read_stage(&mut c)?;
-        let codec = codec::parse_params(id, params).map_err(|e| e.in_field(&name))?;
+        let mut split = None;
+        if num_planes > 1 {
+            let (id, params) = read_stage(&mut c)?;
+            split = Some(split::parse_params(id, params).map_err(|e| e.in_field(&name))?);
+        }
+        let mut codecs = Vec::new();
+        for _ in 0..num_planes {
+            let (id, params) = read_stage(&mut c)?;
+            codecs.push(codec::parse_params(id, params).map_err(|e| e.in_field(&name))?);
+        }
         let mut scales = Scales::default();
         for _ in 0..num_scales {
             scales.scales.push(c.f32()?);
@@ -385,7 +439,8 @@ impl Field {
             dims,
             quant,
             filters,
-            codec,
+            split,
+            codecs,
             scales,
         };
         field

@@ -117,11 +117,21 @@ pub(crate) mod tests {
     use crate::kernel::dequant::Codes;
     use crate::kernel::quantize::Grids;
     use crate::kernel::{
-        abs_error, bit_shuffle, byte_shuffle, convert, delta, dequant, lut, quantize,
+        abs_error, bit_shuffle, byte_shuffle, convert, delta, dequant, float_order, lut, planes,
+        quantize,
     };
 
     thread_local! {
         pub(crate) static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
+    }
+
+    /// Runs `f` at every level of this machine.
+    pub(crate) fn at_every_level(mut f: impl FnMut()) {
+        for level in Level::available() {
+            FORCED.set(Some(level));
+            f();
+            FORCED.set(None);
+        }
     }
 
     /// `f` at every level of this machine must fill `len` bytes alike.
@@ -315,6 +325,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn splits_agree_bit_for_bit() {
+        for n in (0..=140).chain([191, 192, 193, 1000, 65_536]) {
+            for size in [2, 4, 8] {
+                let src = noise(n * size, 6);
+                let planes: Vec<&[u8]> = (0..size).map(|j| &src[j * n..(j + 1) * n]).collect();
+                for rotation in [0, 1] {
+                    same_at_every_level("split", n * size, |out| {
+                        planes::split(size, rotation, &src, out);
+                    });
+                    same_at_every_level("merge", n * size, |out| {
+                        planes::merge(rotation, &planes, out);
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
     fn filters_agree_bit_for_bit() {
         for n in [0, 1, 15, 64, 127, 1000, 65_536] {
             let src = noise(n, 5);
@@ -333,6 +361,12 @@ pub(crate) mod tests {
                 });
                 same_at_every_level("delta", n, |out| delta::apply(elem_size, &src, out));
                 same_at_every_level("undo delta", n, |out| delta::undo(elem_size, &src, out));
+                same_at_every_level("float order", n, |out| {
+                    float_order::apply(elem_size, &src, out)
+                });
+                same_at_every_level("undo float order", n, |out| {
+                    float_order::undo(elem_size, &src, out)
+                });
             }
         }
     }

@@ -13,8 +13,10 @@ use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
 use crate::kernel::stream;
 use crate::quant::Scales;
+use crate::split::MAX_PLANES;
 use crate::tensor::num_elements;
 
+use super::planes::PlaneScratch;
 use super::reader::{Chunk, ShardReader};
 use super::rows::Job;
 
@@ -110,6 +112,7 @@ pub(crate) struct Scratch {
     /// Values on their way to cold slots.
     pub(super) staging: Vec<u8>,
     pub(super) spans: Vec<Span>,
+    pub(super) planes: [PlaneScratch; MAX_PLANES],
     pub(super) scales: Scales,
     /// Ragged fields: bytes of a sample in its slot, elements and scales before each sample.
     pub(super) prefix: Vec<Before>,
@@ -204,16 +207,15 @@ impl ShardReader {
                 elements += num_elements(shapes.shape(sample)).unwrap_or(usize::MAX) as u64;
                 total = total.saturating_add(sample_stored_bytes(shapes.shape(sample), bits));
             }
-            let planes = chunk
-                .header
-                .stream(field, Role::Plane)
-                .map_or(0, |(_, stream)| stream.raw_len);
-            if total != planes {
-                return Err(Error::corrupt(
-                    "bytes of the plane",
-                    format_args!("{total}, as the shapes say"),
-                    planes,
-                ));
+            for (_, stream) in chunk.header.planes(field) {
+                let planes = stream.raw_len.saturating_mul(spec.codecs().len() as u64);
+                if total != planes {
+                    return Err(Error::corrupt(
+                        "bytes of the planes",
+                        format_args!("{total}, as the shapes say"),
+                        planes,
+                    ));
+                }
             }
             let stats = chunk
                 .header

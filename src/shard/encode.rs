@@ -57,6 +57,7 @@ impl ChunkBlock {
 pub(crate) struct EncodedStream {
     pub(crate) field: u16,
     pub(crate) role: Role,
+    pub(crate) plane: u8,
     pub(crate) codec: u16,
     /// (raw_len, stored_len) of each piece.
     pub(crate) pieces: Vec<(u32, u32)>,
@@ -115,21 +116,14 @@ fn encode_field(
     };
     let mut spans = Vec::new();
     cut(field, values, block.num_samples, piece_bytes, &mut spans);
-    let mut encoder = StreamEncoder {
-        field,
-        ordinal,
-        scratch: Vec::new(),
-    };
     let lens = spans.iter().map(|span| span.len);
-    out.streams
-        .push(encoder.encode(Role::Plane, &codes, lens, true)?);
+    encode_values(ordinal, field, &codes, lens, &mut out.streams)?;
     let mut push = |role, bytes: &[u8]| -> Result<()> {
-        out.streams.push(encoder.encode(
-            role,
-            bytes,
-            cut_bytes(piece_bytes, bytes.len() as u64),
-            false,
-        )?);
+        let mut stream = EncodedStream::new(ordinal, role, 0, field.side_codec());
+        for_each_piece(bytes, cut_bytes(piece_bytes, bytes.len() as u64), |piece| {
+            stream.push(field.side_codec(), piece)
+        })?;
+        out.streams.push(stream);
         Ok(())
     };
     if field.has_scales_stream() {
@@ -207,7 +201,7 @@ fn cut(
 ) {
     if let Some(shape) = field.fixed_shape() {
         cut_fixed(
-            piece_bytes,
+            field.piece_limit(piece_bytes),
             field.stored_bits(None),
             &shape,
             num_samples,
@@ -220,7 +214,11 @@ fn cut(
 
 /// Cuts the plane of a ragged field.
 pub(crate) fn cut_ragged(field: &Field, shapes: &Shapes, piece_bytes: u32, spans: &mut Vec<Span>) {
-    let mut cutter = Cutter::new(piece_bytes, field.stored_bits(None), spans);
+    let mut cutter = Cutter::new(
+        field.piece_limit(piece_bytes),
+        field.stored_bits(None),
+        spans,
+    );
     for (sample, row) in (0u32..).zip(0..shapes.len()) {
         let Some(own) = shapes.dtype(row) else {
             cutter.sample(sample, shapes.shape(row));
@@ -230,55 +228,89 @@ pub(crate) fn cut_ragged(field: &Field, shapes: &Shapes, piece_bytes: u32, spans
     }
 }
 
-struct StreamEncoder<'a> {
-    field: &'a Field,
-    ordinal: u16,
-    scratch: Vec<u8>,
-}
-
-impl StreamEncoder<'_> {
-    fn encode(
-        &mut self,
-        role: Role,
-        mut bytes: &[u8],
-        lens: impl Iterator<Item = u32>,
-        filtered: bool,
-    ) -> Result<EncodedStream> {
-        let spec: CodecSpec = self.field.codec();
-        let codec = spec.codec()?;
-        let filters = if filtered { self.field.filters() } else { &[] };
-        let mut stream = EncodedStream {
-            field: self.ordinal,
+impl EncodedStream {
+    fn new(field: u16, role: Role, plane: u8, codec: CodecSpec) -> Self {
+        Self {
+            field,
             role,
-            codec: spec.id().get(),
+            plane,
+            codec: codec.id().get(),
             pieces: Vec::new(),
             data: Vec::new(),
-        };
-        for raw_len in lens {
-            let Some((piece, rest)) = bytes.split_at_checked(raw_len as usize) else {
-                return Err(Error::invalid("shapes and data disagree"));
-            };
-            bytes = rest;
-            let mut piece = Cow::Borrowed(piece);
-            for spec in filters {
-                let mut filtered = vec![0; piece.len()];
-                spec.filter()?
-                    .apply(spec.elem_size(), &piece, &mut filtered);
-                piece = Cow::Owned(filtered);
-            }
-            self.scratch.clear();
-            codec.encode(spec.level(), &piece, &mut self.scratch)?;
-            let shrunk = self.scratch.len() < piece.len() && spec.id() != CodecId::NONE;
-            let stored: &[u8] = if shrunk { &self.scratch } else { &piece };
-            // At most raw_len, a u32.
-            stream
-                .pieces
-                .push((raw_len, u32::try_from(stored.len()).unwrap_or(u32::MAX)));
-            stream.data.extend_from_slice(stored);
         }
-        if !bytes.is_empty() {
-            return Err(Error::invalid("shapes and data disagree"));
-        }
-        Ok(stream)
     }
+
+    /// Appends a piece: encoded, or stored if it does not shrink.
+    fn push(&mut self, spec: CodecSpec, piece: &[u8]) -> Result<()> {
+        let start = self.data.len();
+        if spec.id() != CodecId::NONE {
+            spec.codec()?.encode(spec.level(), piece, &mut self.data)?;
+        }
+        let len = self.data.len() - start;
+        if spec.id() == CodecId::NONE || len >= piece.len() {
+            self.data.truncate(start);
+            self.data.extend_from_slice(piece);
+        }
+        let stored_len = self.data.len() - start;
+        // Pieces have at most 4 MiB.
+        let len_of = |len| u32::try_from(len).unwrap_or(u32::MAX);
+        self.pieces.push((len_of(piece.len()), len_of(stored_len)));
+        Ok(())
+    }
+}
+
+/// The planes of a field: its stored elements, filtered, split if the field says so, and each with its codec.
+fn encode_values(
+    ordinal: u16,
+    field: &Field,
+    codes: &[u8],
+    lens: impl Iterator<Item = u32>,
+    streams: &mut Vec<EncodedStream>,
+) -> Result<()> {
+    let codecs = field.codecs();
+    let mut planes: Vec<EncodedStream> = (0u8..)
+        .zip(codecs)
+        .map(|(plane, codec)| EncodedStream::new(ordinal, Role::Plane, plane, *codec))
+        .collect();
+    let mut scratch = Vec::new();
+    for_each_piece(codes, lens, |piece| {
+        let mut piece = Cow::Borrowed(piece);
+        for spec in field.filters() {
+            let mut filtered = vec![0; piece.len()];
+            spec.filter()?
+                .apply(spec.elem_size(), &piece, &mut filtered);
+            piece = Cow::Owned(filtered);
+        }
+        if let Some(split) = field.split() {
+            scratch.resize(piece.len(), 0);
+            split.split()?.split(codecs.len(), &piece, &mut scratch);
+            piece = Cow::Borrowed(&scratch);
+        }
+        let parts = piece.chunks(piece.len().div_ceil(codecs.len()).max(1));
+        for ((plane, codec), part) in planes.iter_mut().zip(codecs).zip(parts) {
+            plane.push(*codec, part)?;
+        }
+        Ok(())
+    })?;
+    streams.append(&mut planes);
+    Ok(())
+}
+
+/// Cuts `bytes`, all of them, into pieces of these lengths.
+fn for_each_piece(
+    mut bytes: &[u8],
+    lens: impl Iterator<Item = u32>,
+    mut f: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    for raw_len in lens {
+        let Some((piece, rest)) = bytes.split_at_checked(raw_len as usize) else {
+            return Err(Error::invalid("shapes and data disagree"));
+        };
+        bytes = rest;
+        f(piece)?;
+    }
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid("shapes and data disagree"))
 }

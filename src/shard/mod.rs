@@ -2,8 +2,11 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+mod planes;
 pub(crate) mod reader;
 mod rows;
+#[cfg(test)]
+mod speed_tests;
 pub(crate) mod writer;
 
 pub(crate) use decode::{Form, Normalize, ReadCounts, RowRun, Scratch, SlotShape, Slots, Table};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::chunk::{Role, Stream};
+use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
@@ -13,10 +13,11 @@ use crate::quant::{AffineParams, Block, QuantParams, Scales, ScalesView};
 use crate::tensor::num_elements;
 
 use super::decode::{
-    Before, Form, Normalize, RowRun, Scratch, Slots, Table, check_cut, decode_piece, out_dtype,
+    Before, Form, Normalize, RowRun, Scratch, Slots, Table, decode_piece, out_dtype,
     sample_out_bytes,
 };
 use super::encode::cut_ragged;
+use super::planes::{Loaded, Planes};
 use super::reader::{Chunk, ShardReader, StoredPiece};
 
 /// Stored bytes that are checked at a time before they are dequantized.
@@ -107,21 +108,10 @@ impl<'a> Job<'a> {
                 header.num_samples
             )));
         }
-        let Some((ordinal, stream)) = header.stream(self.ordinal, Role::Plane) else {
-            return Err(Error::invalid(
-                "a field that is not there: this is a bug, please report it",
-            ));
-        };
-        self.reader
-            .check_padding(self.chunk, stream, &mut scratch.io)?;
+        let mut planes = Planes::new(self.reader, self.chunk, self.ordinal, self.field)?;
         let mut spans = std::mem::take(&mut scratch.spans);
         self.cut(&mut spans);
-        let pieces = header.stream_pieces(stream);
-        let lens = spans
-            .iter()
-            .map(|span| span.len)
-            .zip(pieces.iter().map(|piece| piece.raw_len));
-        check_cut(spans.len(), pieces.len(), lens)?;
+        planes.check(&spans, &mut scratch.io)?;
         self.load_prefix(&mut scratch.prefix);
         self.load_scales(scratch)?;
         let patches = self.load_patches(scratch)?;
@@ -130,9 +120,8 @@ impl<'a> Job<'a> {
             self.copy_scales(slots, scratch)?;
         }
 
-        let mut offset = self.chunk.entry.offset + stream.offset;
         let mut next_run = 0;
-        for ((piece, span), entry) in (0u32..).zip(&spans).zip(pieces) {
+        for (piece, span) in (0u32..).zip(&spans) {
             while self
                 .runs
                 .get(next_run)
@@ -144,20 +133,9 @@ impl<'a> Job<'a> {
                 break;
             };
             if run.row < span.end {
-                let decoded = self.piece(
-                    stream,
-                    ordinal,
-                    piece,
-                    span,
-                    (offset, entry.stored_len),
-                    next_run,
-                    &patches,
-                    slots,
-                    scratch,
-                );
-                decoded.map_err(|e| e.at_offset(offset))?;
+                self.piece(&planes, piece, span, next_run, &patches, slots, scratch)?;
             }
-            offset += u64::from(entry.stored_len);
+            planes.advance(piece);
         }
         scratch.spans = spans;
         Ok(())
@@ -169,7 +147,7 @@ impl<'a> Job<'a> {
             (Some(fixed), _) => {
                 let bits = self.field.stored_bits(None);
                 cut_fixed(
-                    piece_bytes,
+                    self.field.piece_limit(piece_bytes),
                     bits,
                     &fixed.shape,
                     self.chunk.header.num_samples,
@@ -188,27 +166,38 @@ impl<'a> Job<'a> {
     )]
     fn piece(
         &self,
-        stream: &Stream,
-        ordinal: u32,
+        planes: &Planes<'_>,
         piece: u32,
         span: &Span,
-        (offset, stored_len): (u64, u32),
         first_run: usize,
         patches: &Patches,
         slots: &mut dyn Slots,
         scratch: &mut Scratch,
     ) -> Result<()> {
         let raw_len = span.len as usize;
-        let stored_len = stored_len as usize;
+        let (plane, stored_len) = planes.first(piece)?;
         let reading = scratch.counts.start();
         let filters = self.field.filters();
+        let direct =
+            filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty();
+        let mut loaded = None;
+        if let Some(split) = planes.split {
+            let mut planes = planes.load(split, piece, raw_len, &mut scratch.planes)?;
+            scratch.counts.add(reading, stored_len, raw_len);
+            if direct {
+                self.merge_rows(&mut planes, span, first_run, slots, &mut scratch.staging)?;
+                return planes.finish();
+            }
+            loaded = Some(planes);
+        }
         // Fast path: the piece is its values, and all of it goes to one place.
-        if filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty() {
+        if direct {
             let run = &self.runs[first_run];
             if run.row <= span.first && run.end() >= span.end {
                 let dst = slots.run(first_run, 0);
                 let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
                 let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
+                let (ordinal, offset) = (plane.ordinal, plane.offset);
                 if stored_len == raw_len {
                     let copied = self
                         .reader
@@ -216,32 +205,44 @@ impl<'a> Job<'a> {
                     scratch.counts.add(reading, stored_len, raw_len);
                     return copied;
                 }
-                let stored = self.reader.stored_piece(
-                    self.chunk,
-                    ordinal,
-                    piece,
-                    offset,
-                    &mut scratch.io,
-                )?;
+                let io = &mut scratch.io;
+                let stored = self
+                    .reader
+                    .stored_piece(self.chunk, ordinal, piece, offset, io)?;
                 scratch.counts.add(reading, stored_len, raw_len);
-                return decode_piece(stream, stored, dst);
+                return decode_piece(plane.stream, stored, dst).map_err(|e| e.at_offset(offset));
             }
         }
-        let source = self
-            .reader
-            .piece(self.chunk, ordinal, piece, offset, &mut scratch.io)?;
-        let stored = source.bytes;
-        // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it is
-        // used, so that it comes from memory once.
-        let mut unchecked = Some(source);
-        if !filters.is_empty() || stored_len != raw_len || self.shapes.is_some() {
-            unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
+        let mut unchecked = None;
+        let mut stored: &[u8] = &[];
+        if let Some(mut loaded) = loaded {
+            grow(&mut scratch.a, raw_len);
+            loaded.merge_all(&mut scratch.a[..raw_len])?;
+            loaded.finish()?;
+        } else {
+            let source = self.reader.piece(
+                self.chunk,
+                plane.ordinal,
+                piece,
+                plane.offset,
+                &mut scratch.io,
+            )?;
+            stored = source.bytes;
+            // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it
+            // is used, so that it comes from memory once.
+            unchecked = Some(source);
+            if !filters.is_empty() || stored_len != raw_len || self.shapes.is_some() {
+                unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
+            }
+            scratch.counts.add(reading, stored_len, raw_len);
+            if stored.len() != raw_len {
+                grow(&mut scratch.a, raw_len);
+                decode_piece(plane.stream, stored, &mut scratch.a[..raw_len])
+                    .map_err(|e| e.at_offset(plane.offset))?;
+            }
         }
-        scratch.counts.add(reading, stored_len, raw_len);
         let mut codes: &[u8] = stored;
         if stored.len() != raw_len {
-            grow(&mut scratch.a, raw_len);
-            decode_piece(stream, stored, &mut scratch.a[..raw_len])?;
             codes = &scratch.a[..raw_len];
         }
         if !filters.is_empty() {
@@ -316,6 +317,35 @@ impl<'a> Job<'a> {
             }
         }
         unchecked.map_or(Ok(()), StoredPiece::finish)
+    }
+
+    /// Merges the samples of a split piece, whose stored elements are what is delivered, into the slots of the runs.
+    fn merge_rows(
+        &self,
+        loaded: &mut Loaded<'_>,
+        span: &Span,
+        first_run: usize,
+        slots: &mut dyn Slots,
+        staging: &mut Vec<u8>,
+    ) -> Result<()> {
+        let Some(fixed) = &self.fixed else {
+            return Ok(());
+        };
+        let cold = slots.is_cold();
+        for (i, run) in self.runs.iter().enumerate().skip(first_run) {
+            if run.row >= span.end {
+                break;
+            }
+            let rows = run.row.max(span.first)..run.end().min(span.end);
+            // Whole samples, or a part of one: then there is one run, and it has all of the piece.
+            let from = (rows.start - span.first) as usize * fixed.stored;
+            let len = (rows.len() * fixed.stored).min(span.len as usize);
+            let dst = slots.run(i, 0);
+            let start = self.slot_offset(run, rows.start, dst.len()) + to_usize(span.start);
+            let dst = dst.get_mut(start..start + len).ok_or_else(slot_bug)?;
+            loaded.merge(from, dst, cold.then_some(&mut *staging))?;
+        }
+        Ok(())
     }
 
     /// Byte offset of a row's slot in the `len` bytes of a run of a fixed field.
@@ -872,7 +902,7 @@ impl Normalize {
     }
 }
 
-fn grow(buffer: &mut Vec<u8>, len: usize) {
+pub(super) fn grow(buffer: &mut Vec<u8>, len: usize) {
     if buffer.len() < len {
         buffer.resize(len, 0);
     }

@@ -139,6 +139,7 @@ impl<S: Sink> ShardFileWriter<S> {
             header.streams.push(Stream {
                 field: stream.field,
                 role: stream.role,
+                plane: stream.plane,
                 codec: stream.codec,
                 num_pieces: u32::try_from(stream.pieces.len()).unwrap_or(u32::MAX),
                 first_piece: 0,

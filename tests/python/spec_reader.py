@@ -56,7 +56,8 @@ PLANE, SCALES, ZERO_POINTS, SHAPES, PATCHES = range(5)
 ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
 CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd"}
-FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta"}
+FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 5: "float_order"}
+SPLITS = {1: "float_split", 2: "byte_split"}
 QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error"}
 GRANULARITIES = ("per_tensor", "per_channel", "per_sample", "per_group")
 NON_FINITE = ("error", "saturate", "patch")
@@ -773,7 +774,20 @@ def undo_filter(name: str, elem_size: int, data: bytes) -> bytes:
         bits = np.unpackbits(planes.reshape(8 * elem_size, m // 8), axis=1, bitorder="little")
         return np.packbits(bits.T, axis=1, bitorder="little").tobytes() + tail.tobytes() + rest
     unsigned = np.dtype(f"<u{elem_size}")
+    if name == "float_order":
+        y, top = body.view(unsigned), np.array(1 << 8 * elem_size - 1, unsigned)
+        return np.where(y & top, y ^ top, ~y).tobytes() + rest
     return np.cumsum(body.view(unsigned), dtype=unsigned).tobytes() + rest
+
+
+def undo_split(name: str, planes: list[bytes]) -> bytes:
+    """The elements of a piece from its planes (spec 8.2)."""
+    size = len(planes)
+    elements = np.stack([np.frombuffer(plane, np.uint8) for plane in reversed(planes)], axis=1)
+    x = np.ascontiguousarray(elements).view(f"<u{size}").ravel()
+    if name == "float_split":
+        x = x >> np.array(1, x.dtype) | x << np.array(8 * size - 1, x.dtype)
+    return x.tobytes()
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -852,7 +866,8 @@ class Field:
     key: bool
     quantizer: Stage
     filters: list[Stage]
-    codecs: list[Stage]
+    split: Stage | None
+    codecs: list[Stage]  # one for each plane
     codec_ids: list[int]
     static_scales: Array
     static_zero_points: Array
@@ -999,6 +1014,18 @@ def read_quantizer(c: Cursor, dtype: str | None, shape: tuple[int | None, ...] |
     return Stage(name, params)
 
 
+def read_codec(c: Cursor) -> tuple[int, Stage]:
+    number, name, p = read_stage(c, "codec", CODECS)
+    codec = Stage(name)
+    if name in ("deflate", "gzip", "zstd"):
+        (level,) = p.unpack("B", "level")
+        low, high = (1, 22) if name == "zstd" else (0, 9)
+        need(low <= level <= high, p.where, f"level must be {low} to {high}")
+        codec = Stage(name, {"level": level})
+    p.end("codec parameters")
+    return number, codec
+
+
 def read_field(c: Cursor) -> Field:
     start = c.pos
     layout = "IHBBHBBBBHII"
@@ -1041,20 +1068,20 @@ def read_field(c: Cursor) -> Field:
         need(elem_size in (1, 2, 4, 8), p.where, "elem_size must be 1, 2, 4 or 8")
         p.end("filter parameters")
         filters.append(Stage(filter_name, {"elem_size": elem_size}))
+    split = None
     if num_planes > 1:
-        raise Unsupported(f"{where}: {num_planes} planes, version 1.0 has 1")
-    number, codec_name, p = read_stage(c, "codec", CODECS)
-    codec = Stage(codec_name)
-    if codec_name in ("deflate", "gzip", "zstd"):
-        (level,) = p.unpack("B", "level")
-        low, high = (1, 22) if codec_name == "zstd" else (0, 9)
-        need(low <= level <= high, p.where, f"level must be {low} to {high}")
-        codec = Stage(codec_name, {"level": level})
-    p.end("codec parameters")
+        _, split_name, p = read_stage(c, "split", SPLITS)
+        p.end("split parameters")
+        split = Stage(split_name)
+    codecs = [read_codec(c) for _ in range(num_planes)]
     scales = np.frombuffer(c.take(4 * num_scales, "scales"), "<f4")
     zero_points = np.frombuffer(c.take(4 * num_zero_points, "zero_points"), "<i4")
     need(c.pos - start == record_len, where, f"record_len is {record_len}, the record has {c.pos - start} bytes")
-    f = Field(name, KINDS[kind], dtype, shape, flags == 1, quantizer, filters, [codec], [number], scales, zero_points)
+    ids, stages = [number for number, _ in codecs], [stage for _, stage in codecs]
+    f = Field(name, KINDS[kind], dtype, shape, flags == 1, quantizer, filters, split, stages, ids, scales, zero_points)
+    if split is not None:
+        ok = dtype is not None and num_planes in (2, 4, 8) and 8 * num_planes == f.bits(dtype)
+        need(ok, where, f"{num_planes} planes do not fit the stored elements")
     expected = 0
     if f.static:
         expected = 1
@@ -1203,7 +1230,7 @@ class Stream:
 class Chunk:
     ordinal: int
     num_samples: int
-    streams: dict[tuple[int, int], Stream]  # (field, role)
+    streams: dict[tuple[int, int, int], Stream]  # (field, role, plane)
     stats: dict[int, dict[str, Any]]
 
 
@@ -1311,9 +1338,9 @@ class Shard:
         pieces = c.take(12 * num_pieces, "piece table")
         self._check_presence(table, where)
         need(sum(entry[5] for entry in table) == num_pieces, where, "num_pieces must be the sum over the streams")
-        streams: dict[tuple[int, int], Stream] = {}
+        streams: dict[tuple[int, int, int], Stream] = {}
         end, piece = header_len, 0
-        for number, (f, role, _, codec, _, count, _) in enumerate(table):
+        for number, (f, role, plane, codec, _, count, _) in enumerate(table):
             at = f"{where}, stream {number}"
             rows = list(struct.iter_unpack("<III", pieces[12 * piece : 12 * (piece + count)]))
             piece += count
@@ -1326,7 +1353,7 @@ class Shard:
             start = align(end, 8 if size < 4096 else 64)
             need(start + size <= chunk_len, at, "reaches behind the end of the chunk")
             self._check_padding(offset + end, offset + start, "the chunk header or a stream")
-            streams[f, role] = Stream(number, codec, offset + start, raw_lens, stored_lens, crcs)
+            streams[f, role, plane] = Stream(number, codec, offset + start, raw_lens, stored_lens, crcs)
             end = start + size
         need(align(end, 64) == chunk_len, where, f"chunk_len is {chunk_len}, the streams end at {end}")
         self._check_padding(offset + end, offset + chunk_len, "the last stream")
@@ -1339,10 +1366,12 @@ class Shard:
         for i, f in enumerate(self.fields):
             present = (True, f.dynamic_scales, f.dynamic_zero_points, f.ragged)
             optional = f.quantizer.params.get("non_finite") == "patch"
-            for role in range(5):
-                here = entry is not None and entry[:3] == (i, role, 0)
+            wanted = [(PLANE, plane) for plane in range(len(f.codecs))] + [(role, 0) for role in range(SCALES, 5)]
+            for role, plane in wanted:
+                here = entry is not None and entry[:3] == (i, role, plane)
                 must = role < PATCHES and present[role]
-                need(here or not must, f"{where}, stream {number}", f"{ROLES[role]} of field {f.name!r} expected")
+                what = f"{ROLES[role]} {plane} of field {f.name!r} expected"
+                need(here or not must, f"{where}, stream {number}", what)
                 if not here or not (must or (role == PATCHES and optional)):
                     continue
                 assert entry is not None
@@ -1350,7 +1379,7 @@ class Shard:
                 need(zero1 == 0 and zero2 == 0, f"{where}, stream {number}", "reserved fields must be zero")
                 if codec not in CODECS:
                     raise Unsupported(f"{where}, stream {number}: codec {codec} is unknown")
-                ok = role != PLANE or codec == f.codec_ids[0]
+                ok = role != PLANE or codec == f.codec_ids[plane]
                 need(ok, f"{where}, stream {number}", "codec differs from the schema")
                 need(role != PATCHES or count > 0, f"{where}, stream {number}", "a patches stream must not be empty")
                 number, entry = next(entries, (len(table), None))
@@ -1375,10 +1404,13 @@ class Shard:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def read_stream(self, chunk: Chunk, f: int, role: int, raw_lens: Iterable[int], total: int) -> bytes:
-        """The bytes of a stream, whose pieces must have the given lengths and the given sum."""
-        stream = chunk.streams[f, role]
-        where = f"{self.where}, chunk {chunk.ordinal}, {ROLES[role]} of field {self.fields[f].name!r}"
+    def read_stream(
+        self, chunk: Chunk, key: tuple[int, int, int], raw_lens: Iterable[int], total: int
+    ) -> Iterator[bytes]:
+        """The decoded pieces of the stream (field, role, plane), which must have these lengths and this sum."""
+        stream = chunk.streams[key]
+        f, role, plane = key
+        where = f"{self.where}, chunk {chunk.ordinal}, {ROLES[role]} {plane} of field {self.fields[f].name!r}"
         have = sum(stream.raw_lens)
         need(have == total, where, f"the stream has {have} bytes, {total} expected")
         number = 0
@@ -1386,25 +1418,34 @@ class Shard:
             ok = number <= len(stream.raw_lens) and stream.raw_lens[number - 1] == raw_len
             need(ok, f"{where}, piece {number - 1}", f"raw_len must be {raw_len}")
         need(number == len(stream.raw_lens), where, f"{len(stream.raw_lens)} pieces, {number} expected")
-        out, pos = [], stream.offset
-        filters = self.fields[f].filters if role == PLANE else []
+        pos = stream.offset
         for k, (raw_len, stored_len) in enumerate(zip(stream.raw_lens, stream.stored_lens, strict=True)):
             at = f"{where}, piece {k} at byte {pos}"
             stored = self.data[pos : pos + stored_len]
             check_crc(stream.crcs[k], at, self.shard_id, chunk.ordinal, stream.ordinal, k, stored)
-            data = decode_piece(stream.codec, stored, raw_len, at)
-            for stage in reversed(filters):
+            yield decode_piece(stream.codec, stored, raw_len, at)
+            pos += stored_len
+
+    def read_values(self, chunk: Chunk, i: int, raw_lens: list[int], total: int) -> bytes:
+        """The stored elements of a field: the pieces of its planes, merged and unfiltered (spec 8)."""
+        f = self.fields[i]
+        count = len(f.codecs)
+        lens = [raw_len // count for raw_len in raw_lens]
+        planes = [self.read_stream(chunk, (i, PLANE, plane), lens, total // count) for plane in range(count)]
+        out = []
+        for pieces in zip(*planes, strict=True):
+            data = pieces[0] if f.split is None else undo_split(f.split.name, list(pieces))
+            for stage in reversed(f.filters):
                 data = undo_filter(stage.name, stage.params["elem_size"], data)
             out.append(data)
-            pos += stored_len
         return b"".join(out)
 
     def read_side_stream(self, chunk: Chunk, f: int, role: int, total: int | None = None) -> bytes:
         """A stream that is cut every piece_bytes (spec 10.2)."""
         if total is None:
-            total = sum(chunk.streams[f, role].raw_lens)
+            total = sum(chunk.streams[f, role, 0].raw_lens)
         pieces = (min(self.piece_bytes, total - start) for start in range(0, total, self.piece_bytes))
-        return self.read_stream(chunk, f, role, pieces, total)
+        return b"".join(self.read_stream(chunk, (f, role, 0), pieces, total))
 
     def read_shapes(self, chunk: Chunk, i: int) -> list[tuple[str, Shape]]:
         """The dtype and the shape of every sample of a chunk (spec 10.3)."""
@@ -1439,8 +1480,8 @@ class Shard:
         sizes = [(math.prod(shape) * f.bits(dtype) + 7) // 8 for dtype, shape in samples]
         total = sum(sizes)
         need(total <= MAX_STREAM, where, "more than 2^38 bytes")
-        pieces = cut_plane(f, samples, sizes, self.piece_bytes)
-        plane = self.read_stream(chunk, i, PLANE, pieces, total)
+        limit = self.piece_bytes if f.split is None else min(self.piece_bytes * len(f.codecs), 4194304)
+        plane = self.read_values(chunk, i, list(cut_plane(f, samples, sizes, limit)), total)
         if f.dtype is None:
             return mixed_samples(samples, sizes, plane, where)
         codes = stored_elements(f, samples, sizes, plane, where)
@@ -1463,7 +1504,7 @@ class Shard:
             stats = chunk.stats[i]
             counted = stats["count"] + stats["non_finite"]
             need(counted == len(codes), where, f"stats count {counted} elements, the chunk has {len(codes)}")
-        if (i, PATCHES) in chunk.streams:
+        if (i, PATCHES, 0) in chunk.streams:
             values = self._patch(chunk, i, values, where)
         shapes = [shape for _, shape in samples]
         counts = [f.scale_count(shape) for shape in shapes] if f.dynamic_scales else []
@@ -1724,7 +1765,8 @@ def main(arguments: list[str] | None = None) -> int:
                 crc = crc32c(data, crc)
                 sha.update(data)
             dims = "[...]" if f.shape is None else f"[{', '.join('?' if d is None else str(d) for d in f.shape)}]"
-            stages = " | ".join(describe(stage) for stage in (f.quantizer, *f.filters, *f.codecs))
+            split = [] if f.split is None else [f.split]
+            stages = " | ".join(describe(stage) for stage in (f.quantizer, *f.filters, *split, *f.codecs))
             print(f"{f.name}: {f.kind} {f.dtype or 'any'} {dims}{' key' if f.key else ''}, {stages}")
             print(f"  crc32c {crc:08x}  sha256 {sha.hexdigest()}")
     except (FormatError, Unsupported, OSError, KeyError) as error:

@@ -59,16 +59,19 @@ def stage(number: int, params: bytes) -> bytes:
 
 
 def make_field(name: str, dtype: int, dims: list[int] | None, **o: Any) -> dict[str, Any]:
-    """A field; options: kind, key, quantizer, filters [(id, elem_size)], codec, scales, zero_points."""
+    """A field; options: kind, key, quantizer, filters [(id, elem_size)], split, codecs, scales, zero_points."""
     defaults = {
         "kind": 0,
         "key": 0,
         "quantizer": IDENTITY,
         "filters": [],
-        "codec": NONE,
+        "split": 0,
+        "codecs": [NONE],
         "scales": (),
         "zero_points": (),
     }
+    if "codec" in o:
+        o["codecs"] = [o.pop("codec")]
     return {"name": name, "dtype": dtype, "dims": dims} | defaults | o
 
 
@@ -77,11 +80,12 @@ def make_schema(fields: list[dict[str, Any]]) -> bytes:
     for f in fields:
         name, dims, scales, zeros = f["name"].encode(), f["dims"], f["scales"], f["zero_points"]
         rank = 255 if dims is None else len(dims)
-        body = struct.pack("<HBBHBBBBHII", len(name), f["kind"], f["key"], f["dtype"], rank, len(f["filters"]), 1, 0, 0,
-                           len(scales), len(zeros))  # fmt: skip
+        body = struct.pack("<HBBHBBBBHII", len(name), f["kind"], f["key"], f["dtype"], rank, len(f["filters"]),
+                           len(f["codecs"]), 0, 0, len(scales), len(zeros))  # fmt: skip
         body += struct.pack(f"<{len(dims or [])}Q", *(dims or [])) + name + stage(*f["quantizer"])
         body += b"".join(stage(number, bytes([size])) for number, size in f["filters"])
-        body += stage(f["codec"], b"\x06" if f["codec"] in (DEFLATE, GZIP, ZSTD) else b"")
+        body += stage(f["split"], f.get("split_params", b"")) if f["split"] else b""
+        body += b"".join(stage(codec, b"\x06" if codec in (DEFLATE, GZIP, ZSTD) else b"") for codec in f["codecs"])
         body += struct.pack(f"<{len(scales)}f{len(zeros)}i", *scales, *zeros)
         out += struct.pack("<I", len(body) + 4) + body
     return out
@@ -105,6 +109,11 @@ def apply_filter(number: int, size: int, data: bytes) -> bytes:
     rest = data[n * size :]
     if number == 1:
         return bytes(e[j] for j in range(size) for e in elements) + rest
+    if number == 5:
+        top = 1 << (8 * size - 1)
+        values = [int.from_bytes(e, "little") for e in elements]
+        ordered = [2 * top - 1 - v if v >= top else v + top for v in values]
+        return b"".join(v.to_bytes(size, "little") for v in ordered) + rest
     if number == 3:
         values = [int.from_bytes(e, "little") for e in elements]
         deltas = [(v - p) % (1 << 8 * size) for v, p in zip(values, [0, *values], strict=False)]
@@ -115,6 +124,15 @@ def apply_filter(number: int, size: int, data: bytes) -> bytes:
         for i in range(m):
             out[b * (m // 8) + i // 8] |= (elements[i][b // 8] >> b % 8 & 1) << i % 8
     return bytes(out) + data[m * size :]
+
+
+def apply_split(number: int, planes: int, data: bytes) -> list[bytes]:
+    """Spec 8.2, byte by byte."""
+    elements = [int.from_bytes(data[i : i + planes], "little") for i in range(0, len(data), planes)]
+    if number == 1:
+        bits = 8 * planes
+        elements = [(x << 1 | x >> (bits - 1)) % (1 << bits) for x in elements]
+    return [bytes(x >> 8 * (planes - 1 - j) & 255 for x in elements) for j in range(planes)]
 
 
 def cut(samples: list[tuple[int, int]], limit: int) -> list[int]:
@@ -153,19 +171,26 @@ def make_chunk(
         if f["quantizer"] != IDENTITY:
             stats += struct.pack("<HHIQQddd", i, 0, 0, sum(column["elements"][first : first + n]), 0, 0.5, 0.25, 2.0)
         for role, data in sorted(streams.items()):
-            codec = f["codec"] if role == 0 else NONE
-            lens = [limit] * (len(data) // limit) + [len(data) % limit] * (len(data) % limit > 0)
-            lens = cut([(len(x[0]), x[1]) for x in samples], limit) if role == 0 else lens
-            ordinal, stored, pos = len(bodies), [], 0
-            for k, raw_len in enumerate(lens):
+            codecs = f["codecs"] if role == 0 else [NONE]
+            size = min(limit * len(codecs), 4194304)
+            lens = [size] * (len(data) // size) + [len(data) % size] * (len(data) % size > 0)
+            lens = cut([(len(x[0]), x[1]) for x in samples], size) if role == 0 else lens
+            planes: list[list[bytes]] = [[] for _ in codecs]  # of pieces
+            pos = 0
+            for raw_len in lens:
                 piece = data[pos : pos + raw_len]
                 pos += raw_len
                 for flt in f["filters"] if role == 0 else []:
                     piece = apply_filter(*flt, piece)
-                stored.append(encode(codec, piece))
-                pieces += struct.pack("<III", raw_len, len(stored[-1]), seal(stored[-1], k, number, ordinal))
-            table += struct.pack("<HBBHHII", i, role, 0, codec, 0, len(lens), 0)
-            bodies.append(b"".join(stored))
+                parts = apply_split(f["split"], len(codecs), piece) if len(codecs) > 1 else [piece]
+                for plane, part in zip(planes, parts, strict=True):
+                    plane.append(part)
+            for plane, (codec, parts) in enumerate(zip(codecs, planes, strict=True)):
+                stored = [encode(codec, part) for part in parts]
+                for k, (part, small) in enumerate(zip(parts, stored, strict=True)):
+                    pieces += struct.pack("<III", len(part), len(small), seal(small, k, number, len(bodies)))
+                table += struct.pack("<HBBHHII", i, role, plane, codec, 0, len(lens), 0)
+                bodies.append(b"".join(stored))
     header_len = 48 + len(table) + len(stats) + len(pieces) + 4
     tail = b""
     for body in bodies:
@@ -301,17 +326,71 @@ def test_filter_examples() -> None:
         ("byte_shuffle", 4, "010203040506070809", "010502060307040809"),
         ("delta", 2, "100012001101", "10000200ff00"),
         ("bit_shuffle", 1, "0103000000000080ff", "0302000000000080ff"),
+        ("float_order", 4, "0000803f000080bf0000000000000080", "000080bfffff7f4000000080ffffff7f"),
     ]
     for name, size, plain, filtered in examples:
         assert s.undo_filter(name, size, bytes.fromhex(filtered)).hex() == plain
 
 
-@pytest.mark.parametrize(("number", "name"), [(1, "byte_shuffle"), (2, "bit_shuffle"), (3, "delta")])
+@pytest.mark.parametrize(
+    ("number", "name"), [(1, "byte_shuffle"), (2, "bit_shuffle"), (3, "delta"), (5, "float_order")]
+)
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_filters(number: int, name: str, size: int) -> None:
     for n in (*range(40), 150, 515):
         data = random.Random(n).randbytes(n)
         assert s.undo_filter(name, size, apply_filter(number, size, data)) == data
+
+
+def test_split_examples() -> None:
+    examples = [
+        ("float_split", "803fc0bf00000080", "7f7f0000 00810001"),
+        ("float_split", "0000803f000020c0", "7f80 0040 0000 0001"),
+        ("byte_split", "0000803f000020c0", "3fc0 8020 0000 0000"),
+    ]
+    for name, plain, planes in examples:
+        assert s.undo_split(name, [bytes.fromhex(plane) for plane in planes.split()]).hex() == plain
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "float_split"), (2, "byte_split")])
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_splits(number: int, name: str, size: int) -> None:
+    for n in (*range(20), 515):
+        data = random.Random(n).randbytes(n * size)
+        assert s.undo_split(name, apply_split(number, size, data)) == data
+
+
+def test_split_fields(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    half = rng.normal(size=(5, 3, 20)).astype(np.float16)
+    long = [rng.normal(size=(n, 2)).astype(np.float32) for n in (3, 9000, 0, 1, 20000)]
+    schema = [
+        make_field("half", 10, [3, 20], split=1, codecs=[DEFLATE, NONE], filters=[(5, 2)]),
+        make_field("long", 12, [ANY, 2], split=2, codecs=[NONE, GZIP, NONE, DEFLATE]),
+    ]
+    columns = {
+        "half": {"samples": [tensor(x) for x in half]},
+        "long": {"samples": [tensor(x, dims=(len(x),)) for x in long]},
+    }
+    ds = save(tmp_path, make_shard(schema, columns, 5, 2, 16384))
+    assert np.array_equal(ds.read("half"), half)
+    assert [x.tolist() for x in ds.read("long")] == [x.tolist() for x in long]
+
+
+@pytest.mark.parametrize(
+    ("field", "error"),
+    [
+        (make_field("x", 12, [4], split=3, codecs=[NONE] * 4), s.Unsupported),
+        (make_field("x", 12, [4], split=1, codecs=[NONE] * 2), s.FormatError),
+        (make_field("x", 12, [4], split=1, codecs=[NONE] * 9), s.FormatError),
+        (make_field("x", 2, [4], split=1, codecs=[NONE] * 2), s.FormatError),
+        (make_field("x", 0, [4], split=1, codecs=[NONE] * 2), s.FormatError),
+        (make_field("x", 10, [4], split=1, split_params=b"\x02", codecs=[NONE] * 2), s.FormatError),
+    ],
+)
+def test_splits_that_do_not_fit(field: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        s.read_schema(make_schema([field]), "test")
 
 
 def cut_sizes(dtype: int, dims: list[list[int]], ragged: bool = False) -> list[int]:

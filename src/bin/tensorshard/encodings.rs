@@ -3,7 +3,7 @@
 
 use clap::Args;
 use tensorshard::{
-    CodecSpec, DType, FieldSpec, FilterId, FilterSpec, NonFinite, Preset, QuantSpec,
+    CodecSpec, DType, FieldSpec, FilterId, FilterSpec, NonFinite, Preset, QuantSpec, SplitId,
 };
 
 use crate::failure::Failure;
@@ -27,7 +27,13 @@ pub(crate) struct EncodingArgs {
     /// byte_shuffle, bit_shuffle, delta, several with commas, or none.
     #[arg(long, value_name = "LIST")]
     filter: Vec<String>,
-    /// none, snappy (the default), deflate, gzip, lz4 or zstd, with a level as in zstd:3.
+    /// float_split, byte_split or none (the default): elements of 2, 4 or 8 bytes as planes of bytes. Without NAME: float
+    /// fields.
+    #[arg(long, value_name = "SPLIT")]
+    split: Vec<String>,
+    /// none, snappy (the default), deflate, gzip, lz4 or zstd, with a level as in zstd:3. With a split one for each
+    /// plane, the most significant first, with commas; the last one is for all planes that follow, and fields that are
+    /// not split keep theirs.
     #[arg(long, value_name = "SPEC")]
     codec: Vec<String>,
     /// What a quantizer does with NaN, infinities and overflow: error (the default), saturate or patch.
@@ -102,7 +108,8 @@ pub(crate) struct Encodings {
     preset: Choice<Preset>,
     quantize: Choice<Quantize>,
     filter: Choice<Vec<FilterId>>,
-    codec: Choice<CodecSpec>,
+    split: Choice<Option<SplitId>>,
+    codec: Choice<Vec<CodecSpec>>,
     non_finite: Choice<NonFinite>,
 }
 
@@ -113,6 +120,7 @@ impl EncodingArgs {
             &self.preset,
             &self.quantize,
             &self.filter,
+            &self.split,
             &self.codec,
             &self.non_finite,
         ]
@@ -133,7 +141,11 @@ impl EncodingArgs {
                 })
             })?,
             filter: Choice::parse("filter", &self.filter, parse_filters)?,
-            codec: Choice::parse("codec", &self.codec, |text| Ok(CodecSpec::parse(text)?))?,
+            split: Choice::parse("split", &self.split, |text| match text {
+                "none" => Ok(None),
+                _ => Ok(Some(SplitId::parse(text)?)),
+            })?,
+            codec: Choice::parse("codec", &self.codec, parse_codecs)?,
             non_finite: Choice::parse("non-finite", &self.non_finite, parse_policy)?,
         })
     }
@@ -151,6 +163,12 @@ fn parse_filters(text: &str) -> Result<Vec<FilterId>, Failure> {
                 Err(error) => Err(Failure::usage(format!("{error}, or none"))),
             },
         )
+        .collect()
+}
+
+fn parse_codecs(text: &str) -> Result<Vec<CodecSpec>, Failure> {
+    text.split(',')
+        .map(|codec| Ok(CodecSpec::parse(codec.trim())?))
         .collect()
 }
 
@@ -206,7 +224,8 @@ impl Encodings {
 
     fn apply_to(&self, field: PlainField, quantize_scalars: bool) -> Result<FieldSpec, Failure> {
         let name = field.spec.name().to_owned();
-        let for_all = field.is_float() && (quantize_scalars || !field.is_scalar);
+        let is_float = field.is_float();
+        let for_all = is_float && (quantize_scalars || !field.is_scalar);
         let PlainField {
             mut spec, is_text, ..
         } = field;
@@ -231,8 +250,17 @@ impl Encodings {
         } else if let Some(preset) = self.preset.get(&name) {
             spec = preset.apply(spec, policy.unwrap_or_default());
         }
-        if let Some(codec) = self.codec.get(&name) {
-            spec = spec.codec(*codec);
+        let mut is_split = false;
+        let split = self.split.of(&name);
+        if let Some(split) = split.or(self.split.all.as_ref().filter(|_| is_float)) {
+            is_split = split.is_some();
+            spec = spec.split(*split);
+        }
+        // Codecs of several planes are for all fields that have planes.
+        let codecs = self.codec.of(&name);
+        let for_all = self.codec.all.as_ref();
+        if let Some(codecs) = codecs.or(for_all.filter(|all| is_split || all.len() == 1)) {
+            spec = spec.codecs(codecs);
         }
         if let Some(own) = self.filter.of(&name) {
             spec = spec.filters(own);
@@ -260,6 +288,7 @@ impl Encodings {
         let unknown = names(&self.preset)
             .chain(names(&self.quantize))
             .chain(names(&self.filter))
+            .chain(names(&self.split))
             .chain(names(&self.codec))
             .chain(names(&self.non_finite))
             .find(|name| !known.contains(name));

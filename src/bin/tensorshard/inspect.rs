@@ -45,6 +45,7 @@ fn as_json(dataset: &Dataset, report: &DatasetReport) -> Value {
         .map(|(field, report)| {
             let mut value = table::field_json(report);
             let filters: Vec<String> = field.filters().iter().map(ToString::to_string).collect();
+            let codecs: Vec<String> = field.codecs().iter().map(ToString::to_string).collect();
             if let Value::Object(entries) = &mut value {
                 let kind = match field.kind() {
                     Kind::Tensor => "tensor",
@@ -59,7 +60,8 @@ fn as_json(dataset: &Dataset, report: &DatasetReport) -> Value {
                     ("shape", json!(field.dims())),
                     ("quantizer", json!(field.quantizer().to_string())),
                     ("filters", json!(filters)),
-                    ("codec", json!(field.codec().to_string())),
+                    ("split", json!(field.split().map(|split| split.to_string()))),
+                    ("codec", json!(codecs.join(","))),
                 ];
                 entries.extend(more.map(|(key, value)| (key.to_owned(), value)));
             }

@@ -1,0 +1,30 @@
+//! Float order: the bits of floats to unsigned integers that are ordered as the floats are (format-spec 8). After it
+//! neighbours that are close have small differences, also across zero.
+
+use crate::kernel::float_order;
+
+use super::{Filter, FilterId};
+
+pub(super) struct FloatOrder;
+
+impl Filter for FloatOrder {
+    fn id(&self) -> FilterId {
+        FilterId::FLOAT_ORDER
+    }
+
+    fn name(&self) -> &'static str {
+        "float_order"
+    }
+
+    fn since_minor(&self) -> u16 {
+        1
+    }
+
+    fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
+        float_order::apply(elem_size, src, dst);
+    }
+
+    fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
+        float_order::undo(elem_size, src, dst);
+    }
+}

@@ -1,0 +1,209 @@
+//! Not checks: what decoding whole chunks into slots takes, next to a memcpy of the delivered bytes.
+//!
+//! `cargo test --release --lib decode_speed -- --ignored --nocapture`. With `TENSORSHARD_FLOATS=file.f32` (or .f16,
+//! .bf16, .f64: raw little-endian elements) the elements of a file instead of normal ones.
+#![expect(clippy::print_stderr, reason = "prints timings")]
+#![expect(clippy::cast_possible_truncation, reason = "makes f32 of f64")]
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::codec::CodecSpec;
+use crate::dataset::{FieldSpec, ShardWriter};
+use crate::dtype::DType;
+use crate::filter::FilterId;
+use crate::split::SplitId;
+use crate::storage::{self, IoMode};
+use crate::tensor::TensorView;
+
+use super::{Form, RowRun, Scratch, ShardReader, Slots};
+
+/// Elements of a sample.
+const SAMPLE: usize = 1024;
+/// Delivered bytes of a run; also those that a slot buffer has.
+const TOTAL: usize = 128 << 20;
+const BUFFER: usize = 1 << 20;
+const ROUNDS: usize = 9;
+
+struct OneRun<'a>(&'a mut [u8]);
+
+impl Slots for OneRun<'_> {
+    fn run(&mut self, _run: usize, _array: usize) -> &mut [u8] {
+        self.0
+    }
+}
+
+/// Roughly normal values, the deviation of a layer changing every 2^16 elements.
+fn weights(n: usize) -> Vec<f64> {
+    let mut state = 1u64;
+    let mut unit = move || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    (0..n)
+        .map(|i| {
+            let layer = f64::from(u32::try_from(i >> 16).unwrap_or(0) % 7 + 1);
+            let normal =
+                (-2.0 * (1.0 - unit()).ln()).sqrt() * (2.0 * std::f64::consts::PI * unit()).cos();
+            0.02 * layer * normal
+        })
+        .collect()
+}
+
+fn bytes_of(dtype: DType, values: &[f64]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for &x in values {
+        match dtype {
+            DType::BF16 => out.extend(half::bf16::from_f64(x).to_le_bytes()),
+            DType::F16 => out.extend(half::f16::from_f64(x).to_le_bytes()),
+            DType::F64 => out.extend(x.to_le_bytes()),
+            _ => out.extend((x as f32).to_le_bytes()),
+        }
+    }
+    out
+}
+
+/// Elements repeated until there are enough for whole buffers.
+fn input() -> Vec<(DType, Vec<u8>)> {
+    let inputs = match std::env::var("TENSORSHARD_FLOATS") {
+        Ok(path) => {
+            let name = path.rsplit('.').next().unwrap();
+            let dtype = DType::from_name(name).unwrap();
+            vec![(dtype, std::fs::read(&path).unwrap())]
+        }
+        Err(_) => {
+            let values = weights(1 << 20);
+            [DType::BF16, DType::F16, DType::F32, DType::F64]
+                .map(|dtype| (dtype, bytes_of(dtype, &values)))
+                .to_vec()
+        }
+    };
+    inputs
+        .into_iter()
+        .map(|(dtype, bytes)| {
+            let whole = bytes.len() - bytes.len() % (SAMPLE * dtype.size());
+            (dtype, bytes[..whole].repeat(TOTAL.div_ceil(whole)))
+        })
+        .collect()
+}
+
+fn write(path: &Path, field: FieldSpec, dtype: DType, bytes: &[u8]) -> f64 {
+    let start = Instant::now();
+    let mut writer = ShardWriter::builder()
+        .field(field)
+        .num_workers(1)
+        .max_shard_len(1 << 40)
+        .create(path)
+        .unwrap();
+    let shape = [bytes.len() / (SAMPLE * dtype.size()), SAMPLE];
+    writer
+        .extend(&[("x", TensorView::new(dtype, &shape, bytes).unwrap())])
+        .unwrap();
+    writer.finish().unwrap();
+    bytes.len() as f64 / start.elapsed().as_secs_f64() / 1e9
+}
+
+/// Decodes every chunk; the delivered bytes.
+fn decode(
+    reader: &ShardReader,
+    size: usize,
+    buffers: &mut [Vec<u8>],
+    scratch: &mut Scratch,
+) -> usize {
+    let mut done = 0;
+    for chunk in 0..reader.num_chunks() {
+        let chunk = reader.chunk(chunk, &mut scratch.io).unwrap();
+        let count = chunk.header.num_samples;
+        let len = count as usize * size;
+        let turn = usize::try_from(chunk.header.chunk).unwrap() % buffers.len();
+        let run = [RowRun { row: 0, count }];
+        let mut slots = OneRun(&mut buffers[turn][..len]);
+        reader
+            .decode_rows(
+                &chunk,
+                0,
+                None,
+                &Form::Values(None),
+                &run,
+                &mut slots,
+                scratch,
+            )
+            .unwrap();
+        black_box(&buffers[turn]);
+        done += len;
+    }
+    done
+}
+
+#[test]
+#[ignore = "prints timings"]
+fn decode_speed() {
+    let codec = |text: &str| -> Vec<CodecSpec> {
+        text.split(',')
+            .map(|codec| CodecSpec::parse(codec).unwrap())
+            .collect()
+    };
+    let coded = std::env::var("TENSORSHARD_CODECS").unwrap_or("prefix,none".to_owned());
+    for (dtype, bytes) in input() {
+        let size = SAMPLE * dtype.size();
+        let plain = || FieldSpec::new("x", dtype, [SAMPLE]);
+        let none = || codec("none");
+        let float = || plain().split(SplitId::FLOAT_SPLIT);
+        let ordered = || {
+            plain()
+                .filters([FilterId::FLOAT_ORDER, FilterId::DELTA])
+                .split(SplitId::BYTE_SPLIT)
+        };
+        let specs = [
+            ("stored", plain().filters([]).codecs(none())),
+            ("float_split, stored", float().codecs(none())),
+            ("float_split, coded", float().codecs(codec(&coded))),
+            ("order+delta, stored", ordered().codecs(none())),
+        ];
+        let mut buffers: Vec<Vec<u8>> = (0..64).map(|_| vec![1; BUFFER]).collect();
+        let mut scratch = Scratch::default();
+        let mut best = vec![f64::MAX; specs.len() + 1];
+        let mut readers = Vec::new();
+        for (name, spec) in specs {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("d");
+            let encode = write(&path, spec, dtype, &bytes);
+            let shard = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path());
+            let shard = shard
+                .filter(|p| p.extension().is_some_and(|e| e == "tshard"))
+                .collect::<Vec<_>>();
+            let file = shard[0].metadata().unwrap().len();
+            let storage = storage::open(&shard[0], IoMode::Mmap).unwrap();
+            let reader = ShardReader::open(storage, true).unwrap();
+            readers.push((name, reader, bytes.len() as f64 / file as f64, encode, dir));
+        }
+        for _ in 0..ROUNDS {
+            let start = Instant::now();
+            for (i, part) in bytes.chunks(BUFFER).enumerate() {
+                let buffer = &mut buffers[i % 64];
+                buffer[..part.len()].copy_from_slice(part);
+                black_box(buffer);
+            }
+            best[0] = best[0].min(start.elapsed().as_secs_f64());
+            for (best, (_, reader, ..)) in best[1..].iter_mut().zip(&readers) {
+                let start = Instant::now();
+                let done = decode(reader, size, &mut buffers, &mut scratch);
+                let time = start.elapsed().as_secs_f64();
+                assert_eq!(done, bytes.len());
+                *best = best.min(time);
+            }
+        }
+        let speed = |time: f64| bytes.len() as f64 / time / 1e9;
+        eprintln!("{dtype}: memcpy {:.2} GB/s", speed(best[0]));
+        for (time, (name, _, ratio, encode, _)) in best[1..].iter().zip(&readers) {
+            eprintln!(
+                "  {name:24} ratio {ratio:.3}, decode {:.2} GB/s = {:.2} x memcpy, write {encode:.2} GB/s",
+                speed(*time),
+                best[0] / time
+            );
+        }
+    }
+}
