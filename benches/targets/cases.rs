@@ -50,6 +50,7 @@ type Case = fn(&Bench, &mut Report);
 pub(crate) const CASES: &[(&str, Case)] = &[
     ("photos", stored_photos),
     ("latents", int8_latents_to_f32),
+    ("lossless latents", lossless_latents),
     ("embeddings", small_samples),
     ("labels", labels_alone),
     ("codecs", decoders),
@@ -129,6 +130,17 @@ fn gain(a2: &Subject<'_>, a1: &Subject<'_>, b2: &Subject<'_>, b1: &Subject<'_>) 
     median(gains.collect())
 }
 
+/// What [`Report::epochs`] takes.
+fn over_memcpy(
+    one: &Subject<'_>,
+    two: &Subject<'_>,
+    windowed: &Subject<'_>,
+    two_memcpys: &Subject<'_>,
+    memcpy: &Subject<'_>,
+) -> [f64; 4] {
+    [one, two, windowed, two_memcpys].map(|subject| subject.over(memcpy))
+}
+
 /// A consumer that keeps its last batches, [`ROTATING`] bytes of them.
 #[derive(Default)]
 struct Consumer {
@@ -205,6 +217,11 @@ fn stored_photos(bench: &Bench, report: &mut Report) {
     ];
     let [copy1, seq1, win1, copy2, seq2, win2] = &take_turns(bench, subjects);
     let memcpys = format!("memcpy {} GB/s, two {} GB/s", copy1.gb(), copy2.gb());
+    report.epochs(
+        "u8 photos `[3, 64, 64]`",
+        "stored",
+        over_memcpy(seq1, seq2, win2, copy2, copy1),
+    );
     report.add(
         "stored u8 photos, 1 thread, vs memcpy",
         "",
@@ -275,6 +292,11 @@ fn int8_latents_to_f32(bench: &Bench, report: &mut Report) {
         epochs(&path, windowed(2), 64),
     ];
     let [copy1, seq1, copy2, seq2, win2] = &take_turns(bench, subjects);
+    report.epochs(
+        "f32 latents `[4, 32, 32]`",
+        "int8, a scale per channel",
+        over_memcpy(seq1, seq2, win2, copy2, copy1),
+    );
     report.add(
         "stored int8 latents to f32, scale per channel, 1 thread, vs memcpy of the f32",
         "",
@@ -302,12 +324,31 @@ fn int8_latents_to_f32(bench: &Bench, report: &mut Report) {
     );
 }
 
+fn lossless_latents(bench: &Bench, report: &mut Report) {
+    let path = dataset(bench.folder(), "latents-lossless", latents, |spec| spec);
+    let len = 16384 * scaled(4000);
+    let memcpy = std::cell::RefCell::new(copies(64 * 16384, 3 * len));
+    let subjects = [
+        one(&memcpy),
+        epochs(&path, workers(1), 64),
+        two(&memcpy),
+        epochs(&path, workers(2), 64),
+        epochs(&path, windowed(2), 64),
+    ];
+    let [copy1, seq1, copy2, seq2, win2] = &take_turns(bench, subjects);
+    report.epochs(
+        "f32 latents",
+        "lossless: byte shuffle, Snappy",
+        over_memcpy(seq1, seq2, win2, copy2, copy1),
+    );
+}
+
 fn small_samples(bench: &Bench, report: &mut Report) {
     let len = 1536 * scaled(50_000);
-    for (name, quant) in [
-        ("f16", Some(QuantSpec::cast(DType::F16))),
-        ("int8", Some(QuantSpec::int8())),
-        ("f32", None),
+    for (name, stored_as, quant) in [
+        ("f16", "f16", Some(QuantSpec::cast(DType::F16))),
+        ("int8", "int8, a scale per sample", Some(QuantSpec::int8())),
+        ("f32", "stored", None),
     ] {
         let encoded = |spec: FieldSpec| match quant {
             Some(quant) => stored(spec).quantize(quant),
@@ -329,6 +370,11 @@ fn small_samples(bench: &Bench, report: &mut Report) {
             epochs(&path, windowed(2), 256),
         ];
         let [copy1, seq1, win1, copy2, seq2, win2] = &take_turns(bench, subjects);
+        report.epochs(
+            "f32 embeddings `[384]`",
+            stored_as,
+            over_memcpy(seq1, seq2, win2, copy2, copy1),
+        );
         let target = if name == "f32" {
             Target::None
         } else {
@@ -429,7 +475,7 @@ fn decoder<'a>(name: &str, array: &Array) -> Subject<'a> {
 fn decoders(bench: &Bench, report: &mut Report) {
     let array = photos();
     let memcpy = std::cell::RefCell::new(copies(64 * 12288, array.data.len()));
-    for name in ["snappy", "lz4"] {
+    for (name, stored_as) in [("snappy", "Snappy"), ("lz4", "LZ4")] {
         let path = dataset(bench.folder(), &format!("photos-{name}"), photos, |spec| {
             spec.filters([]).codec(codec(name))
         });
@@ -438,8 +484,15 @@ fn decoders(bench: &Bench, report: &mut Report) {
             decoder(name, &array),
             epochs(&path, workers(1), 64),
             epochs(&path, workers(2), 64),
+            epochs(&path, windowed(2), 64),
+            two(&memcpy),
         ];
-        let [copy1, alone, seq1, seq2] = &take_turns(bench, subjects);
+        let [copy1, alone, seq1, seq2, win2, copy2] = &take_turns(bench, subjects);
+        report.epochs(
+            "u8 photos",
+            stored_as,
+            over_memcpy(seq1, seq2, win2, copy2, copy1),
+        );
         report.add(
             format!("{name} photos, loader with 1 thread vs the decoder alone"),
             "",

@@ -47,10 +47,22 @@ impl Row {
     }
 }
 
+/// Speeds of whole epochs, as ratios to one memcpy.
+#[derive(Debug)]
+struct Epochs {
+    data: &'static str,
+    stored_as: &'static str,
+    one_worker: f64,
+    two_workers: f64,
+    two_windowed: f64,
+    two_memcpys: f64,
+}
+
 /// All rows.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     rows: Vec<Row>,
+    epochs: Vec<Epochs>,
 }
 
 impl Report {
@@ -73,6 +85,24 @@ impl Report {
         self.rows.push(row);
     }
 
+    /// Adds what epochs of some data reach: one worker, two, two with the windowed shuffle, and two memcpys, all as
+    /// ratios to one memcpy.
+    pub(crate) fn epochs(
+        &mut self,
+        data: &'static str,
+        stored_as: &'static str,
+        [one_worker, two_workers, two_windowed, two_memcpys]: [f64; 4],
+    ) {
+        self.epochs.push(Epochs {
+            data,
+            stored_as,
+            one_worker,
+            two_workers,
+            two_windowed,
+            two_memcpys,
+        });
+    }
+
     pub(crate) fn json(&self) -> String {
         let rows: Vec<_> = self
             .rows
@@ -90,7 +120,21 @@ impl Report {
                 })
             })
             .collect();
-        json!({ "rows": rows }).to_string()
+        let epochs: Vec<_> = self
+            .epochs
+            .iter()
+            .map(|epochs| {
+                json!({
+                    "data": epochs.data,
+                    "stored_as": epochs.stored_as,
+                    "one_worker": epochs.one_worker,
+                    "two_workers": epochs.two_workers,
+                    "two_windowed": epochs.two_windowed,
+                    "two_memcpys": epochs.two_memcpys,
+                })
+            })
+            .collect();
+        json!({ "rows": rows, "epochs": epochs }).to_string()
     }
 }
 
@@ -122,6 +166,26 @@ impl fmt::Display for Report {
                 row.unit,
                 row.verdict(),
                 row.detail
+            )?;
+        }
+        if self.epochs.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\n| data | stored as | 1 worker | 2 workers | 2 workers, windowed shuffle | two memcpys |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
+        for epochs in &self.epochs {
+            writeln!(
+                f,
+                "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
+                epochs.data,
+                epochs.stored_as,
+                epochs.one_worker,
+                epochs.two_workers,
+                epochs.two_windowed,
+                epochs.two_memcpys
             )?;
         }
         Ok(())
