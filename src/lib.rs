@@ -69,3 +69,10 @@ pub use tensor::{Element, Tensor, TensorView, to_le_bytes};
 #[cfg(all(doctest, feature = "tokio"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctest;
+
+/// What `f` returns at each level of vector instructions of this machine, for fuzz targets.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn at_every_level<T>(f: impl FnMut() -> T) -> Vec<T> {
+    kernel::simd::at_every_level(f)
+}

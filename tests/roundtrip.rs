@@ -17,13 +17,14 @@ use tensorshard::{
     SplitId, TensorView, to_le_bytes,
 };
 
-const CODECS: [CodecId; 6] = [
+const CODECS: [CodecId; 7] = [
     CodecId::NONE,
     CodecId::SNAPPY,
     CodecId::DEFLATE,
     CodecId::GZIP,
     CodecId::LZ4,
     CodecId::ZSTD,
+    CodecId::PREFIX,
 ];
 
 /// Shape classes: scalar, 1-d, 4-d, zero-size axis, a sample larger than a piece.

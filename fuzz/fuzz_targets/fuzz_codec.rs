@@ -6,7 +6,7 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use tensorshard::CodecSpec;
 
-const CODECS: [&str; 6] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd"];
+const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
 
 fn run(mut input: Unstructured<'_>) -> Result<()> {
     let name = *input.choose(&CODECS)?;

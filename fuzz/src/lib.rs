@@ -133,7 +133,7 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-const CODECS: [&str; 6] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd"];
+const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
 const QUANTIZERS: [&str; 6] = [
     "identity",
     "f16",

@@ -8,6 +8,7 @@ mod deflate;
 mod gzip;
 mod lz4;
 mod none;
+mod prefix;
 mod snappy;
 mod zstd;
 
@@ -33,6 +34,8 @@ impl CodecId {
     pub const LZ4: Self = Self(4);
     /// Zstandard.
     pub const ZSTD: Self = Self(5);
+    /// The 64-cell prefix code.
+    pub const PREFIX: Self = Self(8);
 
     /// The number on disk.
     pub fn get(self) -> u16 {
@@ -97,6 +100,7 @@ pub(crate) static CODECS: &[&dyn Codec] = &[
     &gzip::Gzip,
     &lz4::Lz4,
     &zstd::Zstd,
+    &prefix::Prefix,
 ];
 
 /// A codec and its level: what a writer is asked to use, and what a field's schema records.

@@ -66,7 +66,7 @@ fn block_len(src: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::simd::{Level, tests::FORCED};
+    use crate::kernel::simd::{FORCED, Level};
 
     /// The bytes of a length, an offset or a random number, lowest first.
     fn bytes(n: usize) -> [u8; 8] {

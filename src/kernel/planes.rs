@@ -107,11 +107,11 @@ fn merge_blocks(_rotation: u32, _planes: &[&[u8]], _dst: &mut [u8]) -> usize {
 #[cfg(target_arch = "x86_64")]
 fn merge_blocks(rotation: u32, planes: &[&[u8]], dst: &mut [u8]) -> usize {
     match level() {
-        Level::Scalar => 0,
         // SAFETY: `level` is at most what `Level::best` found on this machine.
         Level::Avx2 => unsafe { x86::merge_avx2(rotation, planes, dst) },
         // SAFETY: as above.
         Level::Avx512 => unsafe { x86::merge_avx512(rotation, planes, dst) },
+        _ => 0,
     }
 }
 

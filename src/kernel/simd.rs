@@ -9,29 +9,39 @@ use std::sync::OnceLock;
 /// Vector instructions that loops are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
-    /// What every processor of the target has: SSE2 on x86-64, NEON on aarch64.
+    /// What every processor of the target has: SSE2 on x86-64. Kernels of intrinsics use none.
     Scalar,
-    /// AVX2, BMI2, F16C.
+    /// NEON by intrinsics. The compiler uses it for plain loops of level `Scalar` too.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// AVX2, BMI2, F16C, POPCNT.
     Avx2,
-    /// AVX-512 F, BW, VL, DQ, VBMI.
+    /// AVX-512 F, BW, VL, DQ, VBMI, VBMI2: Ice Lake and Zen 4 onwards.
     Avx512,
 }
 
 impl Level {
     /// The levels that this machine has, lowest first.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn available() -> impl Iterator<Item = Self> {
         let best = Self::best();
-        [Self::Scalar, Self::Avx2, Self::Avx512]
-            .into_iter()
-            .filter(move |level| *level <= best)
+        [
+            Self::Scalar,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon,
+            Self::Avx2,
+            Self::Avx512,
+        ]
+        .into_iter()
+        .filter(move |level| *level <= best)
     }
 
     #[cfg(target_arch = "x86_64")]
     fn best() -> Self {
         if !(is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("f16c"))
+            && is_x86_feature_detected!("f16c")
+            && is_x86_feature_detected!("popcnt"))
         {
             return Self::Scalar;
         }
@@ -39,11 +49,17 @@ impl Level {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vbmi");
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vbmi2");
         if wide { Self::Avx512 } else { Self::Avx2 }
     }
 
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    fn best() -> Self {
+        Self::Neon
+    }
+
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     fn best() -> Self {
         Self::Scalar
     }
@@ -62,11 +78,29 @@ impl Level {
 /// The level in use.
 pub(crate) fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    #[cfg(test)]
-    if let Some(level) = tests::FORCED.get() {
+    #[cfg(any(test, fuzzing))]
+    if let Some(level) = FORCED.get() {
         return level;
     }
     *LEVEL.get_or_init(Level::chosen)
+}
+
+#[cfg(any(test, fuzzing))]
+thread_local! {
+    /// The level in use by this thread, whatever was chosen.
+    pub(crate) static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
+}
+
+/// What `f` returns at each level of this machine.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn at_every_level<T>(mut f: impl FnMut() -> T) -> Vec<T> {
+    let results = Level::available().map(|level| {
+        FORCED.set(Some(level));
+        f()
+    });
+    let results = results.collect();
+    FORCED.set(None);
+    results
 }
 
 /// Defines a function whose body is compiled for every [`Level`] and that runs the best one. What the body calls must
@@ -110,8 +144,6 @@ pub(crate) use simd;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::cell::Cell;
-
     use super::*;
     use crate::dtype::DType;
     use crate::kernel::dequant::Codes;
@@ -121,30 +153,13 @@ pub(crate) mod tests {
         quantize,
     };
 
-    thread_local! {
-        pub(crate) static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
-    }
-
-    /// Runs `f` at every level of this machine.
-    pub(crate) fn at_every_level(mut f: impl FnMut()) {
-        for level in Level::available() {
-            FORCED.set(Some(level));
-            f();
-            FORCED.set(None);
-        }
-    }
-
     /// `f` at every level of this machine must fill `len` bytes alike.
     fn same_at_every_level(what: &str, len: usize, f: impl Fn(&mut [u8])) {
-        let results: Vec<Vec<u8>> = Level::available()
-            .map(|level| {
-                let mut out = vec![0xA5; len];
-                FORCED.set(Some(level));
-                f(&mut out);
-                FORCED.set(None);
-                out
-            })
-            .collect();
+        let results = at_every_level(|| {
+            let mut out = vec![0xA5; len];
+            f(&mut out);
+            out
+        });
         assert!(results.windows(2).all(|pair| pair[0] == pair[1]), "{what}");
     }
 

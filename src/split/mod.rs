@@ -137,7 +137,7 @@ pub(crate) fn parse_params(id: u16, params: &[u8]) -> Result<SplitId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::simd::tests::at_every_level;
+    use crate::kernel::simd::at_every_level;
 
     const SIZES: [usize; 3] = [2, 4, 8];
 

@@ -55,7 +55,7 @@ CHUNK_MAGIC = b"TSCK"
 PLANE, SCALES, ZERO_POINTS, SHAPES, PATCHES = range(5)
 ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
-CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd"}
+CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 8: "prefix"}
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 5: "float_order"}
 SPLITS = {1: "float_split", 2: "byte_split"}
 QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error"}
@@ -742,7 +742,108 @@ def zstd_decode(data: bytes, raw_len: int) -> bytes:
     return ZstdFrame(raw_len).decode(data)
 
 
-DECODERS = {1: snappy_decode, 2: deflate_decode, 3: gzip_decode, 4: lz4_decode, 5: zstd_decode}
+def _prefix_varint(data: bytes, pos: int) -> tuple[int, int]:
+    value = 0
+    for i in range(4):
+        byte = _slice(data, pos + i, 1)[0]
+        value |= (byte & 127) << 7 * i
+        if byte < 128:
+            if byte == 0 and i > 0:
+                raise CodecError("a varint longer than needed")
+            return value, pos + i + 1
+    raise CodecError("a varint of more than 28 bits")
+
+
+def _prefix_ranges(data: bytes, pos: int) -> tuple[list[tuple[int, int, int]], int]:
+    """The ranges of a table that have cells, as (first symbol, k, cells), and the position after the table."""
+    ranges = []
+    first = nibbles = 0
+
+    def nibble() -> int:
+        nonlocal nibbles
+        byte = _slice(data, pos + nibbles // 2, 1)[0]
+        nibbles += 1
+        return byte & 15 if nibbles % 2 else byte >> 4
+
+    while first < 256:
+        value = nibble()
+        k = nibble() if value == 15 else max(value - 6, 0)
+        if first % (1 << k) or first + (1 << k) > 256:
+            raise CodecError("a range that is not aligned")
+        if value < 15:
+            ranges.append((first, k, 1 << max(6 - value, 0)))
+        first += 1 << k
+    if sum(cells for _, _, cells in ranges) != 64:
+        raise CodecError("a table that does not have 64 cells")
+    if nibbles % 2 and nibble():
+        raise CodecError("an odd nibble that is not followed by 0")
+    return ranges, pos + nibbles // 2
+
+
+def prefix_decode(data: bytes, raw_len: int) -> bytes:
+    """The 64-cell prefix code (spec 7.1)."""
+    mode, log2_groups = _slice(data, 0, 1)[0] & 15, data[0] >> 4
+    if mode > 2 or log2_groups > 2:
+        raise CodecError("an unknown mode or number of groups")
+    stated, pos = _prefix_varint(data, 1)
+    if stated != raw_len or not 1 <= raw_len <= 1 << 22:
+        raise CodecError(f"a stream of {stated} bytes")
+    num_words, pos = _prefix_varint(data, pos)
+    to_byte = list(range(256))
+    if mode == 1:
+        to_byte = [s // 2 ^ (255 if s % 2 else 0) for s in range(256)]
+    elif mode == 2:
+        count = _slice(data, pos, 1)[0] + 1
+        listed = _slice(data, pos + 1, count)
+        pos += 1 + count
+        if len(set(listed)) != count:
+            raise CodecError("a byte that is listed twice")
+        to_byte = [*listed, *sorted(set(range(256)) - set(listed))]
+    ranges, pos = _prefix_ranges(data, pos)
+    if len(data) - pos != 2 * num_words or num_words and data[-2:] == bytes(2):
+        raise CodecError("other words than stated, or a last one that is zero")
+    words = [int.from_bytes(data[i : i + 2], "little") for i in range(pos, len(data), 2)]
+
+    table = [(0, 0, 0)] * 64
+    position = 0
+    for first, k, cells in sorted(ranges, key=lambda r: -r[2]):
+        for _ in range(cells):
+            length = 6 + k if k else 7 - cells.bit_length()
+            table[int(f"{position:06b}"[::-1], 2)] = (length, first, (1 << k) - 1)
+            position += 1
+
+    taken = 0
+
+    def word() -> int:
+        nonlocal taken
+        taken += 1
+        return words[taken - 1] if taken <= num_words else 0
+
+    if table[0][0] == 0:
+        out = bytes([to_byte[table[0][1]]]) * raw_len
+    else:
+        # The window of each lane as one integer, and how many bits of it belong to a.
+        row = 64 << log2_groups
+        windows = [word() for _ in range(row // 2)]
+        counts = [0] * (row // 2)
+        out = bytearray(-(-raw_len // row) * row)
+        for start in range(0, len(out), row):
+            for step in range(2):
+                for lane in range(row // 2):
+                    window = windows[lane]
+                    length, first, mask = table[window & 63]
+                    out[start + 2 * lane + step] = to_byte[first + (window >> 6 & mask)]
+                    windows[lane] = window >> length
+                    counts[lane] -= length
+                    if counts[lane] < 0:
+                        counts[lane] += 16
+                        windows[lane] |= word() << counts[lane]
+    if taken < num_words:
+        raise CodecError("words that are not needed")
+    return bytes(out[:raw_len])
+
+
+DECODERS = {1: snappy_decode, 2: deflate_decode, 3: gzip_decode, 4: lz4_decode, 5: zstd_decode, 8: prefix_decode}
 
 
 def decode_piece(codec: int, data: bytes, raw_len: int, where: str) -> bytes:

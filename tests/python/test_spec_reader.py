@@ -562,6 +562,16 @@ def test_snappy_by_hand() -> None:
             s.snappy_decode(bytes.fromhex(bad), 5)
 
 
+def test_prefix_by_hand() -> None:
+    stream = bytes.fromhex("004002 111f2f3f4f5f6f7f 01000300")
+    assert s.prefix_decode(stream, 64) == bytes([1, 0, 1, 1]) + bytes(60)
+    for wrong in (stream[:-1], stream[:-2], stream + b"\x01\x00", b"\x03" + stream[1:], b"\x40" + stream[1:]):
+        with pytest.raises(s.CodecError):
+            s.prefix_decode(wrong, 64)
+    with pytest.raises(s.CodecError):
+        s.prefix_decode(stream, 63)
+
+
 def test_lz4_by_hand() -> None:
     assert s.lz4_decode(bytes.fromhex("00"), 0) == b""
     assert s.lz4_decode(bytes.fromhex("30616263"), 3) == b"abc"

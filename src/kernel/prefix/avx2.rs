@@ -1,0 +1,341 @@
+//! AVX2. Lanes are u16 where words are shifted, by multiplication, and bytes where tables are looked up: a table of 64
+//! is four of 16 and three choices between them. A group is 32 lanes:
+//!
+//! ```text
+//! bytes   register of lanes 0 to 31, in order
+//! u16     one register of lanes 0 to 7 and 16 to 23, one of 8 to 15 and 24 to 31: what `unpack` makes of the bytes
+//! ```
+#![expect(unsafe_code, reason = "loads and stores by pointer, and AVX2")]
+
+use std::arch::x86_64::*;
+
+use super::expand::EXPAND;
+use super::header::Groups;
+use super::table::Table;
+use super::{Kernel, LANES, Lanes, Progress, SOURCE_AHEAD, prefetch};
+
+pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
+    match (groups, mode) {
+        (Groups::One, 0) => decode::<1, 0>,
+        (Groups::One, 1) => decode::<1, 1>,
+        (Groups::One, _) => decode::<1, 2>,
+        (Groups::Two, 0) => decode::<2, 0>,
+        (Groups::Two, 1) => decode::<2, 1>,
+        (Groups::Two, _) => decode::<2, 2>,
+        (Groups::Four, 0) => decode::<4, 0>,
+        (Groups::Four, 1) => decode::<4, 1>,
+        (Groups::Four, _) => decode::<4, 2>,
+    }
+}
+
+/// State of 32 lanes.
+#[derive(Clone, Copy)]
+struct Group {
+    a: [__m256i; 2],
+    b: [__m256i; 2],
+    /// Bytes.
+    n: __m256i,
+}
+
+/// Two halves of 16 bytes each.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn both(table: [u8; 16]) -> __m256i {
+    // SAFETY: the array has 16 bytes.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
+}
+
+/// 32 lanes in two registers of the order that `unpack` makes.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load_lanes(lanes: &[u16]) -> [__m256i; 2] {
+    let lanes = &lanes[..LANES];
+    // SAFETY: the slice has 32 numbers of 2 bytes.
+    let (x, y) = unsafe {
+        (
+            _mm256_loadu_si256(lanes.as_ptr().cast()),
+            _mm256_loadu_si256(lanes.as_ptr().add(16).cast()),
+        )
+    };
+    [
+        _mm256_permute2x128_si256::<0x20>(x, y),
+        _mm256_permute2x128_si256::<0x31>(x, y),
+    ]
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn store_lanes(lanes: &mut [u16], state: [__m256i; 2]) {
+    let lanes = &mut lanes[..LANES];
+    let [x, y] = state;
+    // SAFETY: the slice has 32 numbers of 2 bytes.
+    unsafe {
+        _mm256_storeu_si256(
+            lanes.as_mut_ptr().cast(),
+            _mm256_permute2x128_si256::<0x20>(x, y),
+        );
+        _mm256_storeu_si256(
+            lanes.as_mut_ptr().add(16).cast(),
+            _mm256_permute2x128_si256::<0x31>(x, y),
+        );
+    }
+}
+
+/// The tables in quarters of 16.
+struct Tables {
+    len: [__m256i; 4],
+    first: [__m256i; 4],
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn quarters(table: &[u8; 64]) -> [__m256i; 4] {
+    let quarters = table.as_chunks::<16>().0;
+    [
+        both(quarters[0]),
+        both(quarters[1]),
+        both(quarters[2]),
+        both(quarters[3]),
+    ]
+}
+
+/// Entries of a table of 64. `bit4` and `bit5` have these bits of the indices at the top of each byte.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn lookup(table: &[__m256i; 4], indices: __m256i, bit4: __m256i, bit5: __m256i) -> __m256i {
+    let low = _mm256_blendv_epi8(
+        _mm256_shuffle_epi8(table[0], indices),
+        _mm256_shuffle_epi8(table[1], indices),
+        bit4,
+    );
+    let high = _mm256_blendv_epi8(
+        _mm256_shuffle_epi8(table[2], indices),
+        _mm256_shuffle_epi8(table[3], indices),
+        bit4,
+    );
+    _mm256_blendv_epi8(low, high, bit5)
+}
+
+/// The words at `at` for two times 8 lanes, and how they spread to those that pull.
+///
+/// # Safety
+/// 16 bytes must be readable at each address.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
+    // SAFETY: as the caller's; the entries of EXPAND have 16 bytes.
+    unsafe {
+        let words = _mm256_inserti128_si256::<1>(
+            _mm256_castsi128_si256(_mm_loadu_si128(at[0].cast())),
+            _mm_loadu_si128(at[1].cast()),
+        );
+        let spread = |pulls: u8| EXPAND[usize::from(pulls)].as_ptr();
+        let spread = _mm256_inserti128_si256::<1>(
+            _mm256_castsi128_si256(_mm_loadu_si128(spread(pulls[0]).cast())),
+            _mm_loadu_si128(spread(pulls[1]).cast()),
+        );
+        _mm256_shuffle_epi8(words, spread)
+    }
+}
+
+/// The symbols of 32 lanes, and how many bytes they pulled.
+///
+/// # Safety
+/// 64 bytes must be readable at `source`.
+#[target_feature(enable = "avx2,popcnt")]
+#[inline]
+unsafe fn step(group: &mut Group, tables: &Tables, source: *const u8) -> (__m256i, usize) {
+    let Group { a, b, n } = *group;
+    // 2^n
+    let low = _mm256_shuffle_epi8(
+        both([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0]),
+        n,
+    );
+    let high = _mm256_shuffle_epi8(
+        both([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128]),
+        n,
+    );
+    let power = [
+        _mm256_unpacklo_epi8(low, high),
+        _mm256_unpackhi_epi8(low, high),
+    ];
+    // The upper n bits of a, then b.
+    let window = |i: usize| {
+        _mm256_or_si256(
+            _mm256_mulhi_epu16(a[i], power[i]),
+            _mm256_mullo_epi16(b[i], power[i]),
+        )
+    };
+    let (x, y) = (window(0), window(1));
+    let c63 = _mm256_set1_epi16(63);
+    let cell = _mm256_packus_epi16(_mm256_and_si256(x, c63), _mm256_and_si256(y, c63));
+    let c255 = _mm256_set1_epi16(255);
+    let rest = _mm256_packus_epi16(
+        _mm256_and_si256(_mm256_srli_epi16::<6>(x), c255),
+        _mm256_and_si256(_mm256_srli_epi16::<6>(y), c255),
+    );
+    let (bit4, bit5) = (_mm256_slli_epi16::<3>(cell), _mm256_slli_epi16::<2>(cell));
+    let len = lookup(&tables.len, cell, bit4, bit5);
+    let first = lookup(&tables.first, cell, bit4, bit5);
+    // 2^(len - 6) - 1, or 0
+    let mask = _mm256_shuffle_epi8(
+        both([0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 0]),
+        len,
+    );
+    let symbols = _mm256_or_si256(first, _mm256_and_si256(rest, mask));
+
+    let left = _mm256_sub_epi8(n, len);
+    let pulls = _mm256_movemask_epi8(left).cast_unsigned();
+    let [p0, p1, p2, p3] = pulls.to_le_bytes();
+    let after = |mask: u32| source.wrapping_add(2 * (pulls & mask).count_ones() as usize);
+    // SAFETY: at most 24 lanes come before any of these, so the addresses are at most 48 after `source`.
+    let (x, y) = unsafe {
+        (
+            words([source, after(0xFFFF)], [p0, p2]),
+            words([after(0xFF), after(0xFF_FFFF)], [p1, p3]),
+        )
+    };
+    let (pull_x, pull_y) = (
+        _mm256_unpacklo_epi8(left, left),
+        _mm256_unpackhi_epi8(left, left),
+    );
+    *group = Group {
+        a: [
+            _mm256_blendv_epi8(a[0], b[0], pull_x),
+            _mm256_blendv_epi8(a[1], b[1], pull_y),
+        ],
+        b: [
+            _mm256_blendv_epi8(b[0], x, pull_x),
+            _mm256_blendv_epi8(b[1], y, pull_y),
+        ],
+        n: _mm256_and_si256(left, _mm256_set1_epi8(15)),
+    };
+    (symbols, 2 * pulls.count_ones() as usize)
+}
+
+/// The bytes of 32 symbols, for modes 0 and 1.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn map<const MODE: u8>(symbols: __m256i) -> __m256i {
+    if MODE != 1 {
+        return symbols;
+    }
+    let one = _mm256_set1_epi8(1);
+    let half = _mm256_and_si256(_mm256_srli_epi16::<1>(symbols), _mm256_set1_epi8(0x7F));
+    let sign = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_and_si256(symbols, one));
+    _mm256_xor_si256(half, sign)
+}
+
+/// Writes the bytes of two steps.
+///
+/// # Safety
+/// `out` must have 64 bytes.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn store<const MODE: u8>(even: __m256i, odd: __m256i, out: *mut u8) {
+    let (even, odd) = (map::<MODE>(even), map::<MODE>(odd));
+    let (x, y) = (
+        _mm256_unpacklo_epi8(even, odd),
+        _mm256_unpackhi_epi8(even, odd),
+    );
+    // SAFETY: as the caller's.
+    unsafe {
+        _mm256_storeu_si256(out.cast(), _mm256_permute2x128_si256::<0x20>(x, y));
+        _mm256_storeu_si256(out.add(32).cast(), _mm256_permute2x128_si256::<0x31>(x, y));
+    }
+}
+
+/// A [`Kernel`].
+fn decode<const GROUPS: usize, const MODE: u8>(
+    table: &Table,
+    lanes: &mut Lanes,
+    src: &[u8],
+    dst: &mut [u8],
+    next: *const u8,
+) -> Progress {
+    // SAFETY: the kernel is chosen when `Level::best` found these features.
+    unsafe { decode_rows::<GROUPS, MODE>(table, lanes, src, dst, next) }
+}
+
+#[target_feature(enable = "avx2,popcnt")]
+fn decode_rows<const GROUPS: usize, const MODE: u8>(
+    table: &Table,
+    lanes: &mut Lanes,
+    src: &[u8],
+    dst: &mut [u8],
+    next: *const u8,
+) -> Progress {
+    let tables = Tables {
+        len: quarters(&table.len),
+        first: quarters(&table.first),
+    };
+    let mut groups: [Group; GROUPS] = std::array::from_fn(|group| {
+        let at = group * LANES;
+        let [n0, n1] = load_lanes(&lanes.n[at..]);
+        Group {
+            a: load_lanes(&lanes.a[at..]),
+            b: load_lanes(&lanes.b[at..]),
+            n: _mm256_packus_epi16(n0, n1),
+        }
+    });
+    let source = src.as_ptr();
+    let mut done = Progress::default();
+    for row in dst.chunks_exact_mut(64 * GROUPS) {
+        // Two words a lane are the most that a row pulls.
+        if src.len() - done.pulled < 128 * GROUPS {
+            break;
+        }
+        let at = done.rows * 64 * GROUPS;
+        for group in 0..GROUPS {
+            prefetch::to_read(source.wrapping_add(done.pulled + SOURCE_AHEAD + 64 * group));
+            prefetch::to_write(next.wrapping_add(at + 64 * group));
+        }
+        let out = row.as_mut_ptr();
+        let mut even = [_mm256_setzero_si256(); GROUPS];
+        // Written out for each group: as a loop it is a third slower.
+        macro_rules! step {
+            ($group:literal) => {{
+                let group = &mut groups[$group];
+                // SAFETY: 128 * GROUPS bytes were there before the row; each step before this one pulled at most 64.
+                let (symbols, pulled) = unsafe { step(group, &tables, source.add(done.pulled)) };
+                done.pulled += pulled;
+                symbols
+            }};
+        }
+        macro_rules! even {
+            ($($group:literal)+) => {
+                $( if $group < GROUPS { even[$group] = step!($group); } )+
+            };
+        }
+        macro_rules! odd {
+            ($($group:literal)+) => {
+                $(
+                    if $group < GROUPS {
+                        let odd = step!($group);
+                        // SAFETY: a row has 64 bytes for each group.
+                        unsafe { store::<MODE>(even[$group], odd, out.add(64 * $group)) }
+                    }
+                )+
+            };
+        }
+        even!(0 1 2 3);
+        odd!(0 1 2 3);
+        if MODE == 2 {
+            row.iter_mut()
+                .for_each(|symbol| *symbol = table.map[usize::from(*symbol)]);
+        }
+        done.rows += 1;
+    }
+    let zero = _mm256_setzero_si256();
+    for (number, group) in groups.iter().enumerate() {
+        let at = number * LANES;
+        store_lanes(&mut lanes.a[at..], group.a);
+        store_lanes(&mut lanes.b[at..], group.b);
+        let n = [
+            _mm256_unpacklo_epi8(group.n, zero),
+            _mm256_unpackhi_epi8(group.n, zero),
+        ];
+        store_lanes(&mut lanes.n[at..], n);
+    }
+    done
+}

@@ -1,0 +1,242 @@
+//! The 64-cell prefix code (format-spec 7.1): codec `prefix` and the planes of fused decoding.
+//!
+//! The low 6 bits of a lane's window select a cell, and with it the length of the code word, the first symbol of its
+//! range and the mask of the bits after the prefix: three tables of 64 bytes that fit vector registers, so that a step
+//! decodes 32 lanes without touching memory. 32 to 128 lanes share one stream of u16 words, from which they pull in a
+//! fixed order when they need one. `scalar.rs` defines the bits; the others do the same faster.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod encode;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod expand;
+mod header;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod prefetch;
+mod scalar;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use header::{Groups, Map, Stream};
+use table::Table;
+
+pub(crate) use encode::encode;
+
+use super::simd::{Level, level};
+
+/// The most bytes that one stream encodes other than raw.
+pub(crate) const MAX_LEN: usize = 1 << 22;
+/// A multiple of what every number of groups decodes at a time.
+pub(crate) const ROW: usize = 256;
+/// Lanes of a group.
+const LANES: usize = 32;
+const MAX_GROUPS: usize = 4;
+/// Source bytes fetched ahead.
+#[cfg(target_arch = "x86_64")]
+const SOURCE_AHEAD: usize = 1536;
+
+/// What is wrong with a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damage(pub(crate) &'static str);
+
+/// What lanes remember between two steps. The window of a lane is the upper `n` bits of `a`, then `b`.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+struct Lanes {
+    a: [u16; LANES * MAX_GROUPS],
+    b: [u16; LANES * MAX_GROUPS],
+    /// 0 to 15.
+    n: [u16; LANES * MAX_GROUPS],
+}
+
+/// How far a kernel got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Rows of 64 bytes a group written.
+    rows: usize,
+    /// Bytes of the source read.
+    pulled: usize,
+}
+
+/// Decodes whole rows until the destination is full or the source might not have enough words for another one: a row
+/// pulls at most 128 bytes a group, and less than that is left to the caller. The last argument is memory that will be
+/// written next, to be fetched a row at a time.
+type Kernel = fn(&Table, &mut Lanes, &[u8], &mut [u8], *const u8) -> Progress;
+
+/// The kernel for a level, a mode and a number of groups.
+fn kernel(mode: u8, groups: Groups) -> Kernel {
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => avx512::kernel(mode, groups),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => avx2::kernel(mode, groups),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => neon::kernel(mode, groups),
+        _ => scalar::kernel(groups),
+    }
+}
+
+/// Decodes one stream, some rows at a time.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    payload: Payload<'a>,
+    /// Bytes not yet handed out.
+    left: usize,
+}
+
+#[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives on the stack for the time of one piece"
+)]
+enum Payload<'a> {
+    Raw(&'a [u8]),
+    /// A stream of one byte only.
+    Only(u8),
+    Coded(Coded<'a>),
+}
+
+#[derive(Debug)]
+struct Coded<'a> {
+    kernel: Kernel,
+    table: Table,
+    /// Bytes that a group of lanes writes in one row, times the number of groups.
+    row: usize,
+    lanes: Lanes,
+    words: &'a [u8],
+    /// Bytes pulled; beyond `words` there are zeros.
+    pulled: usize,
+}
+
+impl<'a> Decoder<'a> {
+    /// Reads the header of a stream that encodes `len` bytes.
+    pub(crate) fn new(src: &'a [u8], len: usize) -> Result<Self, Damage> {
+        let payload = match header::parse(src, len)? {
+            Stream::Raw(bytes) => Payload::Raw(bytes),
+            Stream::Coded {
+                mode,
+                groups,
+                table,
+                words,
+            } => match table.only_byte() {
+                Some(byte) if words.is_empty() => Payload::Only(byte),
+                Some(_) => return Err(Damage("words that are not needed")),
+                None => Payload::Coded(Coded::new(mode, groups, table, words)),
+            },
+        };
+        Ok(Self { payload, left: len })
+    }
+
+    /// Fills `dst` with the next bytes. Its length must be a multiple of [`ROW`], or exactly what is left. While it
+    /// does so, as many bytes at `next` are fetched into the cache, to be written: `next` need not be valid.
+    pub(crate) fn decode(&mut self, dst: &mut [u8], next: *const u8) {
+        debug_assert!(
+            dst.len() == self.left || dst.len() < self.left && dst.len().is_multiple_of(ROW)
+        );
+        self.left = self.left.saturating_sub(dst.len());
+        match &mut self.payload {
+            Payload::Raw(bytes) => {
+                let (head, tail) = bytes.split_at(dst.len().min(bytes.len()));
+                dst[..head.len()].copy_from_slice(head);
+                *bytes = tail;
+            }
+            Payload::Only(byte) => dst.fill(*byte),
+            Payload::Coded(coded) => coded.decode(dst, next),
+        }
+    }
+
+    /// Checks that nothing remains: to be called when all bytes were decoded.
+    pub(crate) fn finish(self) -> Result<(), Damage> {
+        match self.payload {
+            Payload::Coded(coded) if coded.pulled < coded.words.len() => {
+                Err(Damage("words that are not needed"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<'a> Coded<'a> {
+    fn new(mode: u8, groups: Groups, table: Table, words: &'a [u8]) -> Self {
+        let mut lanes = Lanes {
+            a: [0; LANES * MAX_GROUPS],
+            b: [0; LANES * MAX_GROUPS],
+            n: [0; LANES * MAX_GROUPS],
+        };
+        let num_lanes = LANES * groups.get();
+        for (b, word) in lanes.b[..num_lanes]
+            .iter_mut()
+            .zip(words.as_chunks::<2>().0)
+        {
+            *b = u16::from_le_bytes(*word);
+        }
+        Self {
+            kernel: kernel(mode, groups),
+            table,
+            row: 2 * num_lanes,
+            lanes,
+            words,
+            pulled: 2 * num_lanes,
+        }
+    }
+
+    fn decode(&mut self, dst: &mut [u8], next: *const u8) {
+        let words = self.words.get(self.pulled..).unwrap_or_default();
+        let done = (self.kernel)(&self.table, &mut self.lanes, words, dst, next);
+        self.pulled += done.pulled;
+        let at = done.rows * self.row;
+        if at < dst.len() {
+            self.decode_end(&mut dst[at..], next.wrapping_add(at));
+        }
+    }
+
+    /// Where the words run out, or where less than a row is asked for.
+    #[cold]
+    fn decode_end(&mut self, dst: &mut [u8], next: *const u8) {
+        /// Twice what a row of 4 groups can pull: more rows can be decoded at a time.
+        const PADDED: usize = 1024;
+        let mut at = 0;
+        while at < dst.len() {
+            let words = self.words.get(self.pulled..).unwrap_or_default();
+            let mut padded = [0; PADDED];
+            let len = words.len().min(PADDED);
+            padded[..len].copy_from_slice(&words[..len]);
+            let mut last = [0; ROW];
+            let whole = (dst.len() - at) / self.row * self.row;
+            let to = if whole > 0 {
+                &mut dst[at..at + whole]
+            } else {
+                &mut last[..self.row]
+            };
+            let done = (self.kernel)(
+                &self.table,
+                &mut self.lanes,
+                &padded,
+                to,
+                next.wrapping_add(at),
+            );
+            self.pulled += done.pulled;
+            if whole == 0 {
+                let end = dst.len() - at;
+                dst[at..].copy_from_slice(&last[..end]);
+                return;
+            }
+            at += done.rows * self.row;
+        }
+    }
+}
+
+/// Decodes a whole stream into exactly `dst`.
+pub(crate) fn decode(src: &[u8], dst: &mut [u8]) -> Result<(), Damage> {
+    /// Destinations follow each other in memory as a rule.
+    const AHEAD: usize = 2048;
+    let mut decoder = Decoder::new(src, dst.len())?;
+    let next = dst.as_ptr().wrapping_add(AHEAD);
+    decoder.decode(dst, next);
+    decoder.finish()
+}
