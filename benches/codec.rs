@@ -74,11 +74,12 @@ fn filters(c: &mut Criterion) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let array = latents();
     let mut group = Group::new(c, "filter/latents", 64 * 16384, array.data.len());
-    let chains: [(&str, &[FilterId]); 4] = [
+    let chains: [(&str, &[FilterId]); 5] = [
         ("none", &[]),
         ("byte_shuffle", &[FilterId::BYTE_SHUFFLE]),
         ("bit_shuffle", &[FilterId::BIT_SHUFFLE]),
         ("delta", &[FilterId::DELTA]),
+        ("predict", &[FilterId::PREDICT]),
     ];
     for (name, chain) in chains {
         let field = field(&array).filters(chain).codec(spec("none"));

@@ -51,7 +51,7 @@ pub use dataset::{
 };
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Location, Result};
-pub use filter::{FilterId, FilterSpec};
+pub use filter::{FilterId, FilterSpec, Predict, PredictMode};
 pub use format::schema::{Field, Kind, Schema};
 pub use format::shard_id::ShardId;
 #[cfg(feature = "tokio")]

@@ -276,7 +276,8 @@ fn what_the_exact_shuffle_keeps_changes_nothing_but_the_work() -> Result<()> {
         .samples_per_chunk(50)
         .create(&path)?;
     for i in 0..700i64 {
-        let x: Vec<i16> = (0..1500).map(|j| (i * 31 + j * j % 77) as i16).collect();
+        let start = i16::try_from(i).unwrap() * 31;
+        let x: Vec<i16> = (0..1500).map(|j| start + j % 77).collect();
         writer.append(&[
             (
                 "x",

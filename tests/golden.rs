@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use common::{Random, elements};
 use serde_json::{Value, json};
 use tensorshard::{
-    CodecSpec, DType, Dataset, FieldSpec, FilterId, Kind, NonFinite, QuantSpec, Result, Sample,
-    Scales, ShardWriter, ShardWriterBuilder, SplitId, TensorView, to_le_bytes,
+    CodecSpec, DType, Dataset, FieldSpec, FilterId, FilterSpec, Kind, NonFinite, QuantSpec, Result,
+    Sample, Scales, ShardWriter, ShardWriterBuilder, SplitId, TensorView, to_le_bytes,
 };
 
 /// Decoded values longer than this are recorded by their checksum.
@@ -27,7 +27,7 @@ const MAX_HEX: usize = 600;
 
 type Case = fn(&Path) -> Result<()>;
 
-const CASES: [(&str, Case); 16] = [
+const CASES: [(&str, Case); 17] = [
     ("dtypes-none", |path| dtypes(path, "none")),
     ("dtypes-snappy", |path| dtypes(path, "snappy")),
     ("dtypes-deflate", |path| dtypes(path, "deflate")),
@@ -44,6 +44,7 @@ const CASES: [(&str, Case); 16] = [
     ("abs-error", abs_error),
     ("splits", splits),
     ("prefix", prefix),
+    ("predict", predict),
 ];
 
 fn root() -> PathBuf {
@@ -561,6 +562,106 @@ fn prefix(path: &Path) -> Result<()> {
                     TensorView::new(DType::U8, std::slice::from_ref(n), value)?,
                 ))
             })
+            .collect();
+        writer.append(&sample?)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Format 1.1.
+fn predict(path: &Path) -> Result<()> {
+    let filters = |text: &str| -> Result<Vec<FilterSpec>> {
+        text.split(',').map(FilterSpec::parse).collect()
+    };
+    let fixed: [(&str, DType, &[usize], &str); 9] = [
+        (
+            "left",
+            DType::I16,
+            &[37],
+            "predict:left:zigzag,byte_shuffle",
+        ),
+        ("up", DType::U8, &[5, 7], "predict:up"),
+        ("2d", DType::I8, &[2, 6, 5], "predict:2d"),
+        ("3d", DType::U32, &[3, 4, 5], "predict:3d:zigzag"),
+        ("3d wide", DType::U64, &[2, 3, 4], "predict:3d"),
+        ("rgb", DType::U8, &[3, 4, 8], "predict:2d:channel=0"),
+        (
+            "rgb last",
+            DType::U8,
+            &[4, 8, 3],
+            "predict:2d:channel=2:reference=0",
+        ),
+        (
+            "channel between",
+            DType::U16,
+            &[4, 2, 5],
+            "predict:3d:channel=1",
+        ),
+        (
+            "channels alone",
+            DType::U8,
+            &[3, 9],
+            "predict:none:channel=0:reference=2:zigzag",
+        ),
+    ];
+    let large: [(&str, &[usize], &str); 3] = [
+        ("large rgb", &[3, 160, 150], "predict:2d:channel=0"),
+        ("large rgb last", &[160, 150, 3], "predict:2d:channel=2"),
+        ("large row", &[2, 70_000], "predict:3d"),
+    ];
+    let latent = QuantSpec::int8().per_tensor().scales(Scales {
+        scales: vec![0.0625],
+        zero_points: Vec::new(),
+    });
+    let mut writer = builder(9).samples_per_chunk(3);
+    for (name, dtype, shape, text) in fixed {
+        writer = writer.field(FieldSpec::new(name, dtype, shape).filter_specs(filters(text)?));
+    }
+    let zstd = CodecSpec::parse("zstd:19")?;
+    for (name, shape, text) in large {
+        let field = FieldSpec::new(name, DType::U8, shape).codec(zstd);
+        writer = writer.field(field.filter_specs(filters(text)?));
+    }
+    let mut writer = writer
+        .field(
+            FieldSpec::new("latent", DType::F32, [2, 8, 8])
+                .quantize(latent)
+                .filter_specs(filters("predict:2d")?),
+        )
+        .field(
+            FieldSpec::any_shape("any", DType::U8)
+                .filter_specs(filters("predict:2d:channel=2:reference=1")?),
+        )
+        .field(
+            FieldSpec::ragged("map", DType::I16, [None, None])
+                .filter_specs(filters("predict:2d:channel=0:zigzag")?),
+        )
+        .create(path)?;
+    let mut random = Random(9);
+    for i in 0..5usize {
+        let mut values: Vec<(&str, DType, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (name, dtype, shape, _) in fixed {
+            let data = elements(dtype, shape.iter().product(), &mut random);
+            values.push((name, dtype, shape.to_vec(), data));
+        }
+        for (name, shape, _) in large {
+            let data = smooth(DType::U8, shape.iter().product(), i);
+            values.push((name, DType::U8, shape.to_vec(), data));
+        }
+        let waves: Vec<f32> = (0..128)
+            .map(|j| ((i + j) as f32 / 9.0).sin() * 4.0)
+            .collect();
+        values.push(("latent", DType::F32, vec![2, 8, 8], to_le_bytes(&waves)));
+        let shape: Vec<usize> = (0..i).map(|_| random.below(5)).collect();
+        let data = elements(DType::U8, shape.iter().product(), &mut random);
+        values.push(("any", DType::U8, shape, data));
+        let (h, w) = (random.below(4), random.below(6));
+        let data = elements(DType::I16, h * w, &mut random);
+        values.push(("map", DType::I16, vec![h, w], data));
+        let sample: Result<Vec<_>> = values
+            .iter()
+            .map(|(name, dtype, shape, data)| Ok((*name, TensorView::new(*dtype, shape, data)?)))
             .collect();
         writer.append(&sample?)?;
     }

@@ -82,11 +82,12 @@ fn by_loader(path: &Path, field: &str, shuffle: Shuffle, io: IoMode) -> Result<V
 #[test]
 fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> {
     let mut random = Random(1);
-    let filters: [&[FilterId]; 5] = [
+    let filters: [&[FilterId]; 6] = [
         &[],
         &[FilterId::BYTE_SHUFFLE],
         &[FilterId::BIT_SHUFFLE],
         &[FilterId::DELTA],
+        &[FilterId::PREDICT],
         &[
             FilterId::DELTA,
             FilterId::BYTE_SHUFFLE,

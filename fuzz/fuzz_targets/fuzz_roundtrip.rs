@@ -22,10 +22,11 @@ const CODECS: [CodecId; 6] = [
     CodecId::LZ4,
     CodecId::ZSTD,
 ];
-const FILTERS: [FilterId; 4] = [
+const FILTERS: [FilterId; 5] = [
     FilterId::BYTE_SHUFFLE,
     FilterId::BIT_SHUFFLE,
     FilterId::DELTA,
+    FilterId::PREDICT,
     FilterId::FLOAT_ORDER,
 ];
 const SPLITS: [Option<SplitId>; 3] = [None, Some(SplitId::FLOAT_SPLIT), Some(SplitId::BYTE_SPLIT)];

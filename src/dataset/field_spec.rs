@@ -17,7 +17,7 @@ pub struct FieldSpec {
     dtype: Option<DType>,
     dims: Option<Vec<Option<usize>>>,
     quant: QuantSpec,
-    filters: Option<Vec<FilterId>>,
+    filters: Option<Vec<FilterSpec>>,
     split: Option<SplitId>,
     codecs: Vec<CodecSpec>,
 }
@@ -100,7 +100,19 @@ impl FieldSpec {
 
     /// Sets the filters, in the order they are applied; none for an empty list.
     #[must_use]
-    pub fn filters(mut self, filters: impl AsRef<[FilterId]>) -> Self {
+    pub fn filters(self, filters: impl AsRef<[FilterId]>) -> Self {
+        let specs: Vec<FilterSpec> = filters
+            .as_ref()
+            .iter()
+            .copied()
+            .map(FilterSpec::of)
+            .collect();
+        self.filter_specs(specs)
+    }
+
+    /// Sets the filters with their options, in the order they are applied: `predict` has some.
+    #[must_use]
+    pub fn filter_specs(mut self, filters: impl AsRef<[FilterSpec]>) -> Self {
         self.filters = Some(filters.as_ref().to_vec());
         self
     }
@@ -219,12 +231,14 @@ impl FieldSpec {
         let elem_size = usize::try_from(bits / 8).unwrap_or(1).max(1);
         let filters = match (&self.filters, self.dtype) {
             (Some(filters), _) => filters.clone(),
-            (None, Some(_)) if bits > 8 && self.split.is_none() => vec![FilterId::BYTE_SHUFFLE],
+            (None, Some(_)) if bits > 8 && self.split.is_none() => {
+                vec![FilterSpec::of(FilterId::BYTE_SHUFFLE)]
+            }
             (None, _) => Vec::new(),
         };
         let filters: Result<Vec<FilterSpec>> = filters
             .into_iter()
-            .map(|id| FilterSpec::new(id, elem_size))
+            .map(|spec| spec.over(elem_size))
             .collect();
         if self.needs_calibration() {
             return Err(Error::invalid(format!(

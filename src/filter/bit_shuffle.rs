@@ -2,7 +2,7 @@
 
 use crate::kernel::bit_shuffle;
 
-use super::{Filter, FilterId};
+use super::{Filter, FilterId, FilterSpec, Layout};
 
 pub(super) struct BitShuffle;
 
@@ -15,11 +15,11 @@ impl Filter for BitShuffle {
         "bit_shuffle"
     }
 
-    fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        bit_shuffle::apply(elem_size, src, dst);
+    fn apply(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        bit_shuffle::apply(spec.elem_size(), src, dst);
     }
 
-    fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        bit_shuffle::undo(elem_size, src, dst);
+    fn undo(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        bit_shuffle::undo(spec.elem_size(), src, dst);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::kernel::delta;
 
-use super::{Filter, FilterId};
+use super::{Filter, FilterId, FilterSpec, Layout};
 
 pub(super) struct Delta;
 
@@ -15,11 +15,11 @@ impl Filter for Delta {
         "delta"
     }
 
-    fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        delta::apply(elem_size, src, dst);
+    fn apply(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        delta::apply(spec.elem_size(), src, dst);
     }
 
-    fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        delta::undo(elem_size, src, dst);
+    fn undo(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        delta::undo(spec.elem_size(), src, dst);
     }
 }

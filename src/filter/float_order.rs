@@ -3,7 +3,7 @@
 
 use crate::kernel::float_order;
 
-use super::{Filter, FilterId};
+use super::{Filter, FilterId, FilterSpec, Layout};
 
 pub(super) struct FloatOrder;
 
@@ -20,11 +20,11 @@ impl Filter for FloatOrder {
         1
     }
 
-    fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        float_order::apply(elem_size, src, dst);
+    fn apply(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        float_order::apply(spec.elem_size(), src, dst);
     }
 
-    fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]) {
-        float_order::undo(elem_size, src, dst);
+    fn undo(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
+        float_order::undo(spec.elem_size(), src, dst);
     }
 }

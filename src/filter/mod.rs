@@ -8,8 +8,11 @@ mod bit_shuffle;
 mod byte_shuffle;
 mod delta;
 mod float_order;
+pub(crate) mod predict;
 
 use std::fmt;
+
+pub use predict::{Predict, PredictMode};
 
 use crate::error::{Error, Result};
 
@@ -24,6 +27,8 @@ impl FilterId {
     pub const BIT_SHUFFLE: Self = Self(2);
     /// Differences of neighbours.
     pub const DELTA: Self = Self(3);
+    /// Differences of neighbours in the sample's shape.
+    pub const PREDICT: Self = Self(4);
     /// Floats as integers of the same order.
     pub const FLOAT_ORDER: Self = Self(5);
 
@@ -55,11 +60,71 @@ pub(crate) trait Filter: Sync {
         0
     }
 
-    /// Filters `src` into `dst`, which has the same length.
-    fn apply(&self, elem_size: usize, src: &[u8], dst: &mut [u8]);
+    /// Reads the stage parameters of format-spec 8.
+    ///
+    /// # Errors
+    /// `Corrupt` for parameters that are not one element size.
+    fn parse_params(&self, params: &[u8]) -> Result<FilterSpec> {
+        match *params {
+            [elem_size] if ELEM_SIZES.contains(&elem_size) => Ok(FilterSpec {
+                elem_size,
+                ..FilterSpec::of(self.id())
+            }),
+            _ => Err(Error::corrupt(
+                format!("parameters of filter {}", self.name()),
+                "one element size: 1, 2, 4 or 8",
+                format!("{params:?}"),
+            )),
+        }
+    }
+
+    /// Appends the stage parameters of format-spec 8.
+    fn emit_params(&self, spec: FilterSpec, out: &mut Vec<u8>) {
+        out.push(spec.elem_size);
+    }
+
+    /// Checks that the filter fits a field: bits of a stored element, and dims as in a schema.
+    ///
+    /// # Errors
+    /// Says what would fit.
+    fn check(
+        &self,
+        _spec: FilterSpec,
+        _stored_bits: u32,
+        _dims: Option<&[Option<usize>]>,
+    ) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    /// Filters `src`, the piece that `layout` describes, into `dst`, which has the same length. Most filters see
+    /// nothing but bytes.
+    fn apply(&self, spec: FilterSpec, layout: &dyn Layout, src: &[u8], dst: &mut [u8]);
 
     /// The inverse of [`Filter::apply`]: every input is valid.
-    fn undo(&self, elem_size: usize, src: &[u8], dst: &mut [u8]);
+    fn undo(&self, spec: FilterSpec, layout: &dyn Layout, src: &[u8], dst: &mut [u8]);
+}
+
+/// What a piece holds, for filters that look at shapes.
+pub(crate) trait Layout {
+    /// Calls `visitor` with the parts of the piece, in order.
+    fn visit(&self, visitor: &mut dyn FnMut(Part<'_>));
+}
+
+/// Consecutive elements of consecutive samples of one shape.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part<'a> {
+    /// The shape of a sample.
+    pub(crate) shape: &'a [usize],
+    /// Index of the first element within its sample: not 0 only for a part of one sample.
+    pub(crate) first: usize,
+    /// Number of elements.
+    pub(crate) count: usize,
+}
+
+impl Layout for Part<'_> {
+    fn visit(&self, visitor: &mut dyn FnMut(Part<'_>)) {
+        visitor(*self);
+    }
 }
 
 /// Every filter of this build, by ascending id.
@@ -67,14 +132,19 @@ pub(crate) static FILTERS: &[&dyn Filter] = &[
     &byte_shuffle::ByteShuffle,
     &bit_shuffle::BitShuffle,
     &delta::Delta,
+    &predict::PredictFilter,
     &float_order::FloatOrder,
 ];
 
-/// A filter and its element size, as a field's schema records it.
+/// A filter and its parameters, as a field's schema records it, or as it is asked for: then the element size may be
+/// left to the field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FilterSpec {
     id: FilterId,
+    /// 0: that of the field's stored elements.
     elem_size: u8,
+    /// For [`FilterId::PREDICT`] alone.
+    predict: Option<Predict>,
 }
 
 /// The element sizes that a filter can be told, in bytes.
@@ -123,38 +193,42 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 /// Reads the stage parameters of format-spec 8.
 ///
 /// # Errors
-/// `Unsupported` for an unknown id, `Corrupt` for parameters that are not one element size.
+/// `Unsupported` for an unknown id, `Corrupt` for parameters that the filter does not have.
 pub(crate) fn parse_params(id: u16, params: &[u8]) -> Result<FilterSpec> {
-    let filter = by_id(id)?;
-    match *params {
-        [elem_size] if ELEM_SIZES.contains(&elem_size) => Ok(FilterSpec {
-            id: filter.id(),
-            elem_size,
-        }),
-        _ => Err(Error::corrupt(
-            format!("parameters of filter {}", filter.name()),
-            "one element size: 1, 2, 4 or 8",
-            format!("{params:?}"),
-        )),
-    }
-}
-
-/// Appends the stage parameters of format-spec 8.
-pub(crate) fn emit_params(spec: FilterSpec, out: &mut Vec<u8>) {
-    out.push(spec.elem_size);
+    by_id(id)?.parse_params(params)
 }
 
 impl FilterSpec {
+    /// This filter over the field's stored elements.
+    pub fn of(id: FilterId) -> Self {
+        Self {
+            id,
+            elem_size: 0,
+            predict: (id == FilterId::PREDICT).then(Predict::default),
+        }
+    }
+
     /// This filter over elements of this many bytes.
     ///
     /// # Errors
     /// `InvalidArgument` unless `elem_size` is 1, 2, 4 or 8.
     pub fn new(id: FilterId, elem_size: usize) -> Result<Self> {
         match u8::try_from(elem_size) {
-            Ok(elem_size) if ELEM_SIZES.contains(&elem_size) => Ok(Self { id, elem_size }),
+            Ok(elem_size) if ELEM_SIZES.contains(&elem_size) => Ok(Self {
+                elem_size,
+                ..Self::of(id)
+            }),
             _ => Err(Error::invalid(format!(
                 "filter {id} cannot have elements of {elem_size} bytes; 1, 2, 4 and 8 are possible"
             ))),
+        }
+    }
+
+    /// The filter `predict` with these options, over the field's stored elements.
+    pub fn predict(predict: Predict) -> Self {
+        Self {
+            predict: Some(predict),
+            ..Self::of(FilterId::PREDICT)
         }
     }
 
@@ -163,24 +237,52 @@ impl FilterSpec {
         self.id
     }
 
-    /// Bytes of an element.
+    /// Bytes of an element; 0 if that is left to the field.
     pub fn elem_size(&self) -> usize {
         usize::from(self.elem_size)
     }
 
-    /// Reads `byte_shuffle:4`.
+    /// Fills in the element size, if it was left to the field.
+    ///
+    /// # Errors
+    /// As [`FilterSpec::new`].
+    pub(crate) fn over(self, elem_size: usize) -> Result<Self> {
+        if self.elem_size != 0 {
+            return Ok(self);
+        }
+        let Self { elem_size, .. } = Self::new(self.id, elem_size)?;
+        Ok(Self { elem_size, ..self })
+    }
+
+    /// Reads `byte_shuffle`, `byte_shuffle:4` or `predict:2d:channel=0`: a name, options, and the element size if it is
+    /// not that of the field.
     ///
     /// # Errors
     /// `InvalidArgument` that lists what there is.
     pub fn parse(text: &str) -> Result<Self> {
-        let (name, elem_size) = text.split_once(':').unwrap_or((text, ""));
-        let filter = by_name(name)?;
-        match elem_size.parse() {
-            Ok(elem_size) => Self::new(filter.id(), elem_size),
-            Err(_) => Err(Error::invalid(format!(
-                "{text:?} lacks an element size; write {name}:N with N = 1, 2, 4 or 8"
-            ))),
+        let (name, options) = text.split_once(':').unwrap_or((text, ""));
+        let id = by_name(name)?.id();
+        let mut options: Vec<&str> = options
+            .split(':')
+            .filter(|option| !option.is_empty())
+            .collect();
+        let size = options
+            .iter()
+            .position(|option| option.parse::<usize>().is_ok());
+        let mut spec = match size.map(|at| options.remove(at)) {
+            Some(size) => Self::new(id, size.parse().unwrap_or(0))?,
+            None => Self::of(id),
+        };
+        match (spec.predict.is_some(), options.first()) {
+            (true, _) => spec.predict = Some(Predict::parse(&options)?),
+            (false, None) => {}
+            (false, Some(option)) => {
+                return Err(Error::invalid(format!(
+                    "{option:?} is no option of {name}; write {name}, or {name}:N for elements of N = 1, 2, 4 or 8 bytes"
+                )));
+            }
         }
+        Ok(spec)
     }
 
     /// The implementation.
@@ -194,7 +296,11 @@ impl FilterSpec {
 
 impl fmt::Display for FilterSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.id, self.elem_size)
+        write!(f, "{}", self.id)?;
+        if self.elem_size != 0 {
+            write!(f, ":{}", self.elem_size)?;
+        }
+        self.predict.map_or(Ok(()), |predict| predict.fmt(f))
     }
 }
 
@@ -215,8 +321,15 @@ mod tests {
     }
 
     fn apply(name: &str, elem_size: usize, src: &[u8]) -> Vec<u8> {
+        let spec = FilterSpec::parse(&format!("{name}:{elem_size}")).unwrap();
         let mut dst = vec![0xEE; src.len()];
-        by_name(name).unwrap().apply(elem_size, src, &mut dst);
+        let count = src.len() / elem_size;
+        let layout = Part {
+            shape: &[count],
+            first: 0,
+            count,
+        };
+        spec.filter().unwrap().apply(spec, &layout, src, &mut dst);
         dst
     }
 
@@ -235,12 +348,18 @@ mod tests {
                 for len in (0..=100).chain([511, 512, 1000, 1031, 65535, 65536]) {
                     let src = bytes(len);
                     let (mut filtered, mut back) = (vec![0x55; len], vec![0xAA; len]);
-                    filter.apply(elem_size, &src, &mut filtered);
-                    filter.undo(elem_size, &filtered, &mut back);
+                    let spec = FilterSpec::new(filter.id(), elem_size).unwrap();
+                    let layout = Part {
+                        shape: &[len / elem_size],
+                        first: 0,
+                        count: len / elem_size,
+                    };
+                    filter.apply(spec, &layout, &src, &mut filtered);
+                    filter.undo(spec, &layout, &filtered, &mut back);
                     assert!(back == src, "{} {elem_size} {len}", filter.name());
                     // A permutation of all inputs: undoing arbitrary bytes and filtering gives them back.
-                    filter.undo(elem_size, &src, &mut filtered);
-                    filter.apply(elem_size, &filtered, &mut back);
+                    filter.undo(spec, &layout, &src, &mut filtered);
+                    filter.apply(spec, &layout, &filtered, &mut back);
                     assert!(back == src, "{} {elem_size} {len}", filter.name());
                 }
             }
@@ -327,10 +446,13 @@ mod tests {
         for filter in FILTERS {
             for elem_size in ELEM_SIZES.map(usize::from) {
                 let spec = FilterSpec::new(filter.id(), elem_size)?;
-                assert_eq!(spec.to_string(), format!("{}:{elem_size}", filter.name()));
+                assert!(
+                    spec.to_string()
+                        .starts_with(&format!("{}:{elem_size}", filter.name()))
+                );
                 assert_eq!(FilterSpec::parse(&spec.to_string())?, spec);
                 let mut params = Vec::new();
-                emit_params(spec, &mut params);
+                filter.emit_params(spec, &mut params);
                 assert_eq!(parse_params(filter.id().get(), &params)?, spec);
             }
             for wrong in [&[][..], &[0], &[3], &[16], &[4, 0]] {
@@ -342,8 +464,8 @@ mod tests {
             }
             assert!(FilterSpec::new(filter.id(), 3).is_err());
         }
-        assert!(by_id(4).err().unwrap().is_unsupported());
-        for wrong in ["", "delta", "delta:3", "delta:x", "xor:4"] {
+        assert!(by_id(0x7FFF).err().unwrap().is_unsupported());
+        for wrong in ["", "delta:3", "delta:x", "delta:2d", "xor:4", "predict:4d"] {
             assert!(FilterSpec::parse(wrong).is_err(), "{wrong}");
         }
         Ok(())
@@ -366,14 +488,17 @@ mod tests {
                     }
                     65536.0 * 20_000.0 / start.elapsed().as_secs_f64() / 1e9
                 };
+                let spec = FilterSpec::new(filter.id(), elem_size).unwrap();
+                let layout = Part {
+                    shape: &[64, 64],
+                    first: 0,
+                    count: src.len() / elem_size,
+                };
                 let apply =
-                    time(&mut || filter.apply(elem_size, black_box(&src), black_box(&mut dst)));
+                    time(&mut || filter.apply(spec, &layout, black_box(&src), black_box(&mut dst)));
                 let undo =
-                    time(&mut || filter.undo(elem_size, black_box(&src), black_box(&mut dst)));
-                eprintln!(
-                    "{}:{elem_size} apply {apply:.2} GB/s, undo {undo:.2} GB/s",
-                    filter.name()
-                );
+                    time(&mut || filter.undo(spec, &layout, black_box(&src), black_box(&mut dst)));
+                eprintln!("{spec} apply {apply:.2} GB/s, undo {undo:.2} GB/s");
             }
         }
     }

@@ -230,6 +230,14 @@ impl Field {
                 limits::FILTERS
             ));
         }
+        for spec in &self.filters {
+            spec.filter()
+                .map_err(|e| e.to_string())
+                .and_then(|filter| {
+                    filter.check(*spec, self.stored_bits(None), self.dims.as_deref())
+                })
+                .map_err(|e| format!("field {:?}: {e}", self.name))?;
+        }
         if let Some(dtype) = self.dtype {
             let rank = self.dims.as_ref().map(Vec::len);
             self.quant
@@ -319,8 +327,9 @@ impl Field {
         body.put(self.name.as_bytes());
         put_stage(&mut body, self.quant.id().get(), |out| self.quant.emit(out));
         for filter in &self.filters {
+            let stage = filter.filter()?;
             put_stage(&mut body, filter.id().get(), |out| {
-                filter::emit_params(*filter, out)
+                stage.emit_params(*filter, out)
             });
         }
         if let Some(split) = self.split {

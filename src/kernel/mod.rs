@@ -12,6 +12,7 @@ pub(crate) mod float_order;
 pub(crate) mod lut;
 pub(crate) mod pages;
 pub(crate) mod planes;
+pub(crate) mod predict;
 pub(crate) mod prefix;
 pub(crate) mod quantize;
 pub(crate) mod simd;

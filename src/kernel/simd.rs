@@ -116,27 +116,27 @@ macro_rules! simd {
             {
                 #[target_feature(enable = "avx2,bmi2,f16c")]
                 fn avx2 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
-                    scalar($($arg),*)
+                    scalar $(::<$g>)? ($($arg),*)
                 }
                 #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
                 fn avx512 $(<$g: $bound>)? ($($arg: $ty),*) $(-> $ret)? {
-                    scalar($($arg),*)
+                    scalar $(::<$g>)? ($($arg),*)
                 }
                 match $crate::kernel::simd::level() {
                     $crate::kernel::simd::Level::Scalar => {}
                     $crate::kernel::simd::Level::Avx2 => {
                         #[expect(unsafe_code, reason = "calls code compiled for AVX2")]
                         // SAFETY: `level` is at most what `Level::best` found on this machine.
-                        return unsafe { avx2($($arg),*) };
+                        return unsafe { avx2 $(::<$g>)? ($($arg),*) };
                     }
                     $crate::kernel::simd::Level::Avx512 => {
                         #[expect(unsafe_code, reason = "calls code compiled for AVX-512")]
                         // SAFETY: `level` is at most what `Level::best` found on this machine.
-                        return unsafe { avx512($($arg),*) };
+                        return unsafe { avx512 $(::<$g>)? ($($arg),*) };
                     }
                 }
             }
-            scalar($($arg),*)
+            scalar $(::<$g>)? ($($arg),*)
         }
     };
 }

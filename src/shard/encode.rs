@@ -11,6 +11,8 @@ use crate::format::shapes::Shapes;
 use crate::quant::{QuantParams, Quantized};
 use crate::tensor::num_elements;
 
+use super::layout::PieceLayout;
+
 /// The source values of one field for the samples of a chunk.
 #[derive(Debug, Default)]
 pub(crate) struct FieldBlock {
@@ -116,11 +118,18 @@ fn encode_field(
     };
     let mut spans = Vec::new();
     cut(field, values, block.num_samples, piece_bytes, &mut spans);
-    let lens = spans.iter().map(|span| span.len);
-    encode_values(ordinal, field, &codes, lens, &mut out.streams)?;
+    let shape = field.fixed_shape();
+    let layouts = spans.iter().map(|&span| PieceLayout {
+        field,
+        fixed: shape.as_deref(),
+        shapes: Some(&values.shapes),
+        span,
+    });
+    encode_values(ordinal, field, &codes, layouts, &mut out.streams)?;
     let mut push = |role, bytes: &[u8]| -> Result<()> {
         let mut stream = EncodedStream::new(ordinal, role, 0, field.side_codec());
-        for_each_piece(bytes, cut_bytes(piece_bytes, bytes.len() as u64), |piece| {
+        let lens = cut_bytes(piece_bytes, bytes.len() as u64);
+        for_each_piece(bytes, lens.map(|len| (len, ())), |piece, ()| {
             stream.push(field.side_codec(), piece)
         })?;
         out.streams.push(stream);
@@ -260,11 +269,11 @@ impl EncodedStream {
 }
 
 /// The planes of a field: its stored elements, filtered, split if the field says so, and each with its codec.
-fn encode_values(
+fn encode_values<'a>(
     ordinal: u16,
     field: &Field,
     codes: &[u8],
-    lens: impl Iterator<Item = u32>,
+    pieces: impl Iterator<Item = PieceLayout<'a>>,
     streams: &mut Vec<EncodedStream>,
 ) -> Result<()> {
     let codecs = field.codecs();
@@ -273,12 +282,12 @@ fn encode_values(
         .map(|(plane, codec)| EncodedStream::new(ordinal, Role::Plane, plane, *codec))
         .collect();
     let mut scratch = Vec::new();
-    for_each_piece(codes, lens, |piece| {
+    let pieces = pieces.map(|layout| (layout.span.len, layout));
+    for_each_piece(codes, pieces, |piece, layout| {
         let mut piece = Cow::Borrowed(piece);
         for spec in field.filters() {
             let mut filtered = vec![0; piece.len()];
-            spec.filter()?
-                .apply(spec.elem_size(), &piece, &mut filtered);
+            spec.filter()?.apply(*spec, &layout, &piece, &mut filtered);
             piece = Cow::Owned(filtered);
         }
         if let Some(split) = field.split() {
@@ -296,18 +305,18 @@ fn encode_values(
     Ok(())
 }
 
-/// Cuts `bytes`, all of them, into pieces of these lengths.
-fn for_each_piece(
+/// Cuts `bytes`, all of them, into pieces of these lengths; what is known of each goes with it.
+fn for_each_piece<T>(
     mut bytes: &[u8],
-    lens: impl Iterator<Item = u32>,
-    mut f: impl FnMut(&[u8]) -> Result<()>,
+    pieces: impl Iterator<Item = (u32, T)>,
+    mut f: impl FnMut(&[u8], T) -> Result<()>,
 ) -> Result<()> {
-    for raw_len in lens {
+    for (raw_len, known) in pieces {
         let Some((piece, rest)) = bytes.split_at_checked(raw_len as usize) else {
             return Err(Error::invalid("shapes and data disagree"));
         };
         bytes = rest;
-        f(piece)?;
+        f(piece, known)?;
     }
     if bytes.is_empty() {
         return Ok(());

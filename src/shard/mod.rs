@@ -2,6 +2,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+mod layout;
 mod planes;
 pub(crate) mod reader;
 mod rows;

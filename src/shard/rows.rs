@@ -17,6 +17,7 @@ use super::decode::{
     sample_out_bytes,
 };
 use super::encode::cut_ragged;
+use super::layout::PieceLayout;
 use super::planes::{Loaded, Planes};
 use super::reader::{Chunk, ShardReader, StoredPiece};
 
@@ -177,9 +178,16 @@ impl<'a> Job<'a> {
         let raw_len = span.len as usize;
         let (plane, stored_len) = planes.first(piece)?;
         let reading = scratch.counts.start();
-        let filters = self.field.filters();
-        let direct =
-            filters.is_empty() && self.plain && self.shapes.is_none() && patches.indices.is_empty();
+        let layout = PieceLayout {
+            field: self.field,
+            fixed: self.fixed.as_ref().map(|fixed| fixed.shape.as_slice()),
+            shapes: self.shapes,
+            span: *span,
+        };
+        let mut filters = self.field.filters();
+        // Delivered bytes are the stored bytes.
+        let plain = self.plain && self.shapes.is_none() && patches.indices.is_empty();
+        let direct = plain && filters.is_empty();
         let mut loaded = None;
         if let Some(split) = planes.split {
             let mut planes = planes.load(split, piece, raw_len, &mut scratch.planes)?;
@@ -191,27 +199,37 @@ impl<'a> Job<'a> {
             loaded = Some(planes);
         }
         // Fast path: the piece is its values, and all of it goes to one place.
-        if direct {
+        let mut slot = None;
+        if plain {
             let run = &self.runs[first_run];
             if run.row <= span.first && run.end() >= span.end {
                 let dst = slots.run(first_run, 0);
                 let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
-                let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
-                let (ordinal, offset) = (plane.ordinal, plane.offset);
-                if stored_len == raw_len {
-                    let copied = self
-                        .reader
-                        .copy_piece(self.chunk, ordinal, piece, offset, dst);
-                    scratch.counts.add(reading, stored_len, raw_len);
-                    return copied;
-                }
-                let io = &mut scratch.io;
-                let stored = self
-                    .reader
-                    .stored_piece(self.chunk, ordinal, piece, offset, io)?;
-                scratch.counts.add(reading, stored_len, raw_len);
-                return decode_piece(plane.stream, stored, dst).map_err(|e| e.at_offset(offset));
+                slot = Some(dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?);
             }
+        }
+        if let (Some(dst), true) = (&mut slot, direct) {
+            let (ordinal, offset) = (plane.ordinal, plane.offset);
+            if stored_len == raw_len {
+                let copied = self
+                    .reader
+                    .copy_piece(self.chunk, ordinal, piece, offset, dst);
+                scratch.counts.add(reading, stored_len, raw_len);
+                return copied;
+            }
+            let io = &mut scratch.io;
+            let stored = self
+                .reader
+                .stored_piece(self.chunk, ordinal, piece, offset, io)?;
+            scratch.counts.add(reading, stored_len, raw_len);
+            return decode_piece(plane.stream, stored, dst).map_err(|e| e.at_offset(offset));
+        }
+        // The last filter to undo, the first of the schema, writes into the slot.
+        let mut last = None;
+        if slot.is_some()
+            && let Some((first, rest)) = filters.split_first()
+        {
+            (last, filters) = (Some(first), rest);
         }
         let mut unchecked = None;
         let mut stored: &[u8] = &[];
@@ -231,7 +249,8 @@ impl<'a> Job<'a> {
             // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it
             // is used, so that it comes from memory once.
             unchecked = Some(source);
-            if !filters.is_empty() || stored_len != raw_len || self.shapes.is_some() {
+            let filtered = !self.field.filters().is_empty();
+            if filtered || stored_len != raw_len || self.shapes.is_some() {
                 unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
             }
             scratch.counts.add(reading, stored_len, raw_len);
@@ -252,9 +271,8 @@ impl<'a> Job<'a> {
             let mut in_a = stored.len() != raw_len;
             for (i, spec) in filters.iter().rev().enumerate() {
                 let filter = spec.filter()?;
-                let elem_size = spec.elem_size();
                 if i == 0 && !in_a {
-                    filter.undo(elem_size, stored, &mut scratch.a[..raw_len]);
+                    filter.undo(*spec, &layout, stored, &mut scratch.a[..raw_len]);
                     in_a = true;
                     continue;
                 }
@@ -263,7 +281,7 @@ impl<'a> Job<'a> {
                 } else {
                     (&scratch.b, &mut scratch.a)
                 };
-                filter.undo(elem_size, &src[..raw_len], &mut dst[..raw_len]);
+                filter.undo(*spec, &layout, &src[..raw_len], &mut dst[..raw_len]);
                 in_a = !in_a;
             }
             codes = if in_a {
@@ -271,6 +289,10 @@ impl<'a> Job<'a> {
             } else {
                 &scratch.b[..raw_len]
             };
+        }
+        if let (Some(slot), Some(spec)) = (slot, last) {
+            spec.filter()?.undo(*spec, &layout, codes, slot);
+            return Ok(());
         }
         let context = Decoded {
             codes,

@@ -56,7 +56,8 @@ PLANE, SCALES, ZERO_POINTS, SHAPES, PATCHES = range(5)
 ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
 CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 8: "prefix"}
-FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 5: "float_order"}
+FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 4: "predict", 5: "float_order"}
+PREDICT_MODES = {0: (), 1: (0,), 2: (1,), 3: (0, 1), 4: (0, 1, 2)}  # spatial axes from the last one back
 SPLITS = {1: "float_split", 2: "byte_split"}
 QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error"}
 GRANULARITIES = ("per_tensor", "per_channel", "per_sample", "per_group")
@@ -881,6 +882,44 @@ def undo_filter(name: str, elem_size: int, data: bytes) -> bytes:
     return np.cumsum(body.view(unsigned), dtype=unsigned).tobytes() + rest
 
 
+def undo_predict(params: dict[str, Any], shape: Shape, first: int, piece: Array) -> Array:
+    """Undo predict (spec 8.1) for elements `first` and following of a sample: unsigned integers."""
+    out = piece.copy()
+    if params["zigzag"]:
+        out = (out >> 1) ^ (0 - (out & 1))
+    # The whole sample, with zeros in place of what is not in the piece: they change no sum.
+    there = np.zeros(math.prod(shape), bool)
+    there[first : first + len(piece)] = True
+    x = np.zeros(len(there), piece.dtype)
+    x[there] = out
+    there, x = there.reshape(shape), x.reshape(shape)
+    channel = params["channel_axis"]
+    spatial = [axis for axis in reversed(range(len(shape))) if axis != channel]
+    for number in PREDICT_MODES[params["mode"]]:
+        if number < len(spatial):
+            x = np.cumsum(x, axis=spatial[number], dtype=x.dtype)
+    x = np.where(there, x, x.dtype.type(0))
+    reference = params["reference"]
+    if channel is not None and channel < len(shape) and reference is not None and reference < shape[channel]:
+        others = np.arange(shape[channel]) != reference
+        others = others.reshape([-1 if axis == channel else 1 for axis in range(len(shape))])
+        x = x + others * np.take(x, [reference], axis=channel)
+    return np.asarray(x[there], piece.dtype)
+
+
+def undo_predict_piece(stage: Stage, samples: list[tuple[Shape, int]], start: int, data: bytes) -> bytes:
+    """Undo predict in the piece that begins at byte `start` of the plane, sample by sample."""
+    size = stage.params["elem_size"]
+    piece, out, at = np.frombuffer(data, f"<u{size}"), [], 0
+    for shape, sample_bytes in samples:
+        first, end = max(at, start), min(at + sample_bytes, start + len(data))
+        if first < end:
+            part = piece[(first - start) // size : (end - start) // size]
+            out.append(undo_predict(stage.params, shape, (first - at) // size, part))
+        at += sample_bytes
+    return np.concatenate(out).astype(f"<u{size}").tobytes()
+
+
 def undo_split(name: str, planes: list[bytes]) -> bytes:
     """The elements of a piece from its planes (spec 8.2)."""
     size = len(planes)
@@ -1127,6 +1166,26 @@ def read_codec(c: Cursor) -> tuple[int, Stage]:
     return number, codec
 
 
+def read_predict(p: Cursor, shape: tuple[int | None, ...] | None) -> dict[str, Any]:
+    mode, channel_axis, reference, flags = p.unpack("BBBB", "predict parameters")
+    p.zero(1, "reserved")
+    need(mode in PREDICT_MODES, p.where, "mode must be 0 to 4")
+    need(flags <= 1, p.where, "reserved flags must be zero")
+    need(channel_axis != 255 or reference == 255, p.where, "reference must be 255 without a channel_axis")
+    if channel_axis != 255 and shape is not None:
+        need(channel_axis < len(shape), p.where, "channel_axis must be below the rank")
+        channels = shape[channel_axis]
+        ok = reference == 255 or channels is None or reference < channels
+        need(ok, p.where, "reference must be below the number of channels")
+    axis = None if channel_axis == 255 else channel_axis
+    return {
+        "mode": mode,
+        "channel_axis": axis,
+        "reference": None if reference == 255 else reference,
+        "zigzag": flags == 1,
+    }
+
+
 def read_field(c: Cursor) -> Field:
     start = c.pos
     layout = "IHBBHBBBBHII"
@@ -1167,8 +1226,11 @@ def read_field(c: Cursor) -> Field:
         _, filter_name, p = read_stage(c, "filter", FILTERS)
         (elem_size,) = p.unpack("B", "elem_size")
         need(elem_size in (1, 2, 4, 8), p.where, "elem_size must be 1, 2, 4 or 8")
+        params: dict[str, Any] = {"elem_size": elem_size}
+        if filter_name == "predict":
+            params |= read_predict(p, shape)
         p.end("filter parameters")
-        filters.append(Stage(filter_name, {"elem_size": elem_size}))
+        filters.append(Stage(filter_name, params))
     split = None
     if num_planes > 1:
         _, split_name, p = read_stage(c, "split", SPLITS)
@@ -1183,6 +1245,9 @@ def read_field(c: Cursor) -> Field:
     if split is not None:
         ok = dtype is not None and num_planes in (2, 4, 8) and 8 * num_planes == f.bits(dtype)
         need(ok, where, f"{num_planes} planes do not fit the stored elements")
+    for stage in filters:
+        fits = stage.name != "predict" or stage.params["elem_size"] * 8 == f.bits(dtype)
+        need(fits, where, "elem_size of predict must be that of a stored element")
     expected = 0
     if f.static:
         expected = 1
@@ -1527,8 +1592,11 @@ class Shard:
             yield decode_piece(stream.codec, stored, raw_len, at)
             pos += stored_len
 
-    def read_values(self, chunk: Chunk, i: int, raw_lens: list[int], total: int) -> bytes:
-        """The stored elements of a field: the pieces of its planes, merged and unfiltered (spec 8)."""
+    def read_values(
+        self, chunk: Chunk, i: int, raw_lens: list[int], total: int, samples: list[tuple[Shape, int]]
+    ) -> bytes:
+        """The stored elements of a field: the pieces of its planes, merged and unfiltered (spec 8). Samples are given by
+        their shapes and stored bytes."""
         f = self.fields[i]
         count = len(f.codecs)
         lens = [raw_len // count for raw_len in raw_lens]
@@ -1537,7 +1605,10 @@ class Shard:
         for pieces in zip(*planes, strict=True):
             data = pieces[0] if f.split is None else undo_split(f.split.name, list(pieces))
             for stage in reversed(f.filters):
-                data = undo_filter(stage.name, stage.params["elem_size"], data)
+                if stage.name == "predict":
+                    data = undo_predict_piece(stage, samples, sum(map(len, out)), data)
+                else:
+                    data = undo_filter(stage.name, stage.params["elem_size"], data)
             out.append(data)
         return b"".join(out)
 
@@ -1582,7 +1653,8 @@ class Shard:
         total = sum(sizes)
         need(total <= MAX_STREAM, where, "more than 2^38 bytes")
         limit = self.piece_bytes if f.split is None else min(self.piece_bytes * len(f.codecs), 4194304)
-        plane = self.read_values(chunk, i, list(cut_plane(f, samples, sizes, limit)), total)
+        with_sizes = [(shape, size) for (_, shape), size in zip(samples, sizes, strict=True)]
+        plane = self.read_values(chunk, i, list(cut_plane(f, samples, sizes, limit)), total, with_sizes)
         if f.dtype is None:
             return mixed_samples(samples, sizes, plane, where)
         codes = stored_elements(f, samples, sizes, plane, where)

@@ -24,7 +24,7 @@ QUANTIZERS = [
     "psnr:90:range=-2..2",
 ]
 CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19"]
-FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle"]
+FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict", "predict:3d:zigzag,byte_shuffle"]
 
 
 @pytest.fixture(scope="session")

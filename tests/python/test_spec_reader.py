@@ -332,6 +332,59 @@ def test_filter_examples() -> None:
         assert s.undo_filter(name, size, bytes.fromhex(filtered)).hex() == plain
 
 
+def predict_params(mode: int, channel: int | None, reference: int | None, zigzag: bool) -> dict[str, Any]:
+    return {"mode": mode, "channel_axis": channel, "reference": reference, "zigzag": zigzag}
+
+
+def test_predict_example() -> None:
+    plain = "010204030508111214131519"
+    for zigzag, filtered in [(False, "f000000000ff110102020102"), (True, "1f0000000001220204040204")]:
+        params = predict_params(3, 0, 1, zigzag)
+        piece = np.frombuffer(bytes.fromhex(filtered), np.uint8)
+        assert s.undo_predict(params, (2, 2, 3), 0, piece).tobytes().hex() == plain
+
+
+def apply_predict(params: dict[str, Any], shape: tuple[int, ...], first: int, piece: list[int], size: int) -> list[int]:
+    """Spec 8.1, element by element."""
+    modulus = 1 << 8 * size
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    channel, reference = params["channel_axis"], params["reference"]
+    out = list(piece)
+    if channel is not None and channel < len(shape) and reference is not None and reference < shape[channel]:
+        for i in range(len(piece)):
+            k = (first + i) // strides[channel] % shape[channel]
+            j = i + (reference - k) * strides[channel]
+            if k != reference and 0 <= j < len(piece):
+                out[i] = (piece[i] - piece[j]) % modulus
+    spatial = [axis for axis in reversed(range(len(shape))) if axis != channel]
+    for number in ((), (0,), (1,), (0, 1), (0, 1, 2))[params["mode"]]:
+        if number < len(spatial):
+            axis, before = spatial[number], list(out)
+            for i in range(len(piece)):
+                if (first + i) // strides[axis] % shape[axis] and i >= strides[axis]:
+                    out[i] = (before[i] - before[i - strides[axis]]) % modulus
+    if params["zigzag"]:
+        out = [(2 * r if r < modulus // 2 else 2 * (modulus - r) - 1) for r in out]
+    return out
+
+
+@pytest.mark.parametrize("mode", range(5))
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_predict_whole_samples_and_parts(mode: int, size: int) -> None:
+    rng = random.Random(mode)
+    for shape in [(), (7,), (3, 4), (3, 2, 5), (4, 5, 3), (2, 3, 2, 3)]:
+        n = math.prod(shape)
+        for channel, reference in [(None, None), (0, None), (0, 1), (len(shape) - 1, 0), (1, 2)]:
+            if channel is not None and channel < 0:
+                continue
+            for step in sorted({n, max(n // 2, 1), 3}):
+                for first in range(0, n, step):
+                    piece = [rng.randrange(1 << 8 * size) for _ in range(min(step, n - first))]
+                    params = predict_params(mode, channel, reference, size > 1)
+                    filtered = np.array(apply_predict(params, shape, first, piece, size), f"<u{size}")
+                    assert s.undo_predict(params, shape, first, filtered).tolist() == piece
+
+
 @pytest.mark.parametrize(
     ("number", "name"), [(1, "byte_shuffle"), (2, "bit_shuffle"), (3, "delta"), (5, "float_order")]
 )
@@ -950,7 +1003,7 @@ def test_versions(tmp_path: Path) -> None:
         {"dtype": 16},
         {"codec": 6},
         {"codec": 0x8000},
-        {"filters": [(4, 1)]},
+        {"filters": [(6, 1)]},
         {"quantizer": (9, b"")},
     ],
 )

@@ -24,7 +24,8 @@ pub(crate) struct EncodingArgs {
     /// abs_error:E, rel_error:FRACTION of the field's range, psnr:DECIBELS. Without NAME: float fields.
     #[arg(long, value_name = "SPEC")]
     quantize: Vec<String>,
-    /// byte_shuffle, bit_shuffle, delta, several with commas, or none.
+    /// byte_shuffle, bit_shuffle, delta, float_order, predict (with :left, :up, :2d, :3d, :channel=AXIS,
+    /// :reference=CHANNEL, :zigzag), several with commas, or none.
     #[arg(long, value_name = "LIST")]
     filter: Vec<String>,
     /// float_split, byte_split or none (the default): elements of 2, 4 or 8 bytes as planes of bytes. Without NAME: float
@@ -107,7 +108,7 @@ struct Quantize {
 pub(crate) struct Encodings {
     preset: Choice<Preset>,
     quantize: Choice<Quantize>,
-    filter: Choice<Vec<FilterId>>,
+    filter: Choice<Vec<FilterSpec>>,
     split: Choice<Option<SplitId>>,
     codec: Choice<Vec<CodecSpec>>,
     non_finite: Choice<NonFinite>,
@@ -151,18 +152,15 @@ impl EncodingArgs {
     }
 }
 
-fn parse_filters(text: &str) -> Result<Vec<FilterId>, Failure> {
+fn parse_filters(text: &str) -> Result<Vec<FilterSpec>, Failure> {
     if text == "none" {
         return Ok(Vec::new());
     }
-    // The element size follows from the stored elements; any will do to read the name.
     text.split(',')
-        .map(
-            |name| match FilterSpec::parse(&format!("{}:1", name.trim())) {
-                Ok(spec) => Ok(spec.id()),
-                Err(error) => Err(Failure::usage(format!("{error}, or none"))),
-            },
-        )
+        .map(|filter| {
+            FilterSpec::parse(filter.trim())
+                .map_err(|error| Failure::usage(format!("{error}, or none")))
+        })
         .collect()
 }
 
@@ -263,7 +261,7 @@ impl Encodings {
             spec = spec.codecs(codecs);
         }
         if let Some(own) = self.filter.of(&name) {
-            spec = spec.filters(own);
+            spec = spec.filter_specs(own);
         } else if let Some(all) = &self.filter.all
             && !is_text
         {
@@ -274,8 +272,8 @@ impl Encodings {
                 Some(dtype) => spec.quant_params()?.stored_bits(dtype),
                 None => 8,
             };
-            let fits = |id: &&FilterId| bits > 8 || **id != FilterId::BYTE_SHUFFLE;
-            spec = spec.filters(all.iter().filter(fits).copied().collect::<Vec<_>>());
+            let fits = |filter: &&FilterSpec| bits > 8 || filter.id() != FilterId::BYTE_SHUFFLE;
+            spec = spec.filter_specs(all.iter().filter(fits).copied().collect::<Vec<_>>());
         }
         Ok(spec)
     }

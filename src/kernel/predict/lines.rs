@@ -1,0 +1,503 @@
+//! The innermost sums in registers: neighbours within a line, and lines within a plane.
+//!
+//! A vector holds whole pixels: several lines or planes if they are short, else a part of a line. Prefix sums take
+//! log2(n) steps `x += permute(x)`; the permutations are made once for a shape. Where a line is wider than a vector,
+//! the last pixel is carried on; where a plane is, the last line.
+
+use crate::kernel::simd::Level;
+
+use super::vector::{self, Vector};
+use super::words::Words;
+use super::{Axis, Channels, Grid};
+
+/// log2(64) for pixels and lines together, rounded up twice, and one for channels.
+const MAX_STEPS: usize = 8;
+/// Vectors of a line that is kept beside the destination.
+const MAX_COLUMNS: usize = 64;
+
+/// How vectors go over lines. Lengths are in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// Bytes of a vector.
+    lanes: usize,
+    /// From a pixel to the next; 0: lines are not summed within.
+    pixel: usize,
+    line: usize,
+    /// Lines that are summed over one after the other.
+    rows: usize,
+    /// Axes that this plan takes care of.
+    num_axes: usize,
+    /// Where the reference channel is added: not here, within a pixel, or plane by plane.
+    channels: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Elsewhere,
+    Pixels,
+    Planes,
+}
+
+impl Plan {
+    /// `None` if vectors of `lanes` bytes do not fit `len` bytes from `first` on.
+    pub(super) fn new(grid: &Grid, first: usize, len: usize, lanes: usize) -> Option<Self> {
+        let inner = grid.axes().first()?;
+        let mut plan = Self {
+            lanes,
+            pixel: 0,
+            line: inner.stride,
+            rows: inner.len,
+            num_axes: 1,
+            channels: Place::Elsewhere,
+        };
+        if 2 * inner.stride <= lanes {
+            plan.pixel = inner.stride;
+            plan.line = inner.stride * inner.len;
+            plan.rows = 1;
+            let whole = |bytes: usize| first.is_multiple_of(bytes) && len.is_multiple_of(bytes);
+            let in_pixels = grid.channels.is_some_and(|channels| {
+                channels.axis.stride == grid.elem_size
+                    && channels.axis.stride * channels.axis.len == inner.stride
+                    && whole(inner.stride)
+            });
+            if in_pixels {
+                plan.channels = Place::Pixels;
+            }
+            if let Some(next) = grid.axes().get(1)
+                && next.stride == plan.line
+                && whole(plan.line)
+                && (plan.line * next.len > lanes || whole(plan.line * next.len))
+            {
+                plan.rows = next.len;
+                plan.num_axes = 2;
+            }
+            let in_planes = grid.channels.is_some_and(|channels| {
+                plan.plane() > lanes
+                    && channels.axis.stride == plan.plane()
+                    && plan.rest(grid).is_empty()
+                    && whole(grid.sample)
+            });
+            if in_planes {
+                plan.channels = Place::Planes;
+            }
+            return Some(plan);
+        }
+        let plane = plan.line * plan.rows;
+        let whole = if plane <= lanes { plane } else { plan.line };
+        (first.is_multiple_of(whole) && len.is_multiple_of(whole)).then_some(plan)
+    }
+
+    /// The axes that are left to sum along.
+    pub(super) fn rest<'a>(&self, grid: &'a Grid) -> &'a [Axis] {
+        &grid.axes()[self.num_axes..]
+    }
+
+    /// The channels that are left to add.
+    pub(super) fn channels(&self, grid: &Grid) -> Option<Channels> {
+        grid.channels.filter(|_| self.channels == Place::Elsewhere)
+    }
+
+    fn plane(&self) -> usize {
+        self.line * self.rows
+    }
+}
+
+/// Permutations of the bytes of a vector: byte i comes from byte `table[i]`, or is 0 from 0x80 on.
+struct Tables {
+    steps: [vector::Table; MAX_STEPS],
+    num_steps: usize,
+    /// The last pixel for all pixels, or the last line for all lines.
+    carry: vector::Table,
+    /// Bytes of a vector that are used.
+    bytes: usize,
+}
+
+/// The bytes of a vector by number.
+const LANES: [u32; 64] = {
+    let mut lanes = [0; 64];
+    let mut i = 0;
+    while i < 64 {
+        lanes[i as usize] = i;
+        i += 1;
+    }
+    lanes
+};
+
+/// `x / d` for each x below 64, if d is at most 64; 0 if it is more. Exact: x * (2^12 / d + 1) is at most x too much, and
+/// that is less than 2^12 / 64.
+#[inline(always)]
+fn quotients(x: [u32; 64], d: usize) -> [u32; 64] {
+    let reciprocal = (1 << 12) / to_u32(d) + 1;
+    x.map(|x| (x * reciprocal) >> 12)
+}
+
+/// `x - y * d`, each.
+#[inline(always)]
+fn minus(x: [u32; 64], y: [u32; 64], d: usize) -> [u32; 64] {
+    let d = to_u32(d);
+    std::array::from_fn(|i| x[i].wrapping_sub(y[i].wrapping_mul(d)))
+}
+
+/// Lengths that are compared with 64 bytes.
+#[inline(always)]
+fn to_u32(x: usize) -> u32 {
+    u32::try_from(x).unwrap_or(u32::MAX).clamp(1, 1 << 20)
+}
+
+impl Tables {
+    #[inline(always)]
+    fn new(plan: &Plan, grid: &Grid) -> Self {
+        let mut tables = Self {
+            steps: [[0x80; 64]; MAX_STEPS],
+            num_steps: 0,
+            carry: [0x80; 64],
+            bytes: plan.lanes,
+        };
+        let (pixel, line) = (plan.pixel, plan.line);
+        // Lines of a vector, and its unit: whole planes, whole lines, or whole pixels.
+        let (mut lines, mut unit) = (1, pixel.max(1));
+        if line <= plan.lanes {
+            (lines, unit) = (plan.lanes / line, line);
+            if plan.plane() <= plan.lanes {
+                (lines, unit) = (plan.rows, plan.plane());
+            }
+        }
+        tables.bytes = plan.lanes / unit * unit;
+        // Of each byte: its place in the line, its pixel in the line, and its line in the plane.
+        let rows = quotients(LANES, line);
+        let bytes = minus(LANES, rows, line);
+        let pixels = quotients(bytes, pixel);
+        let within = minus(bytes, pixels, pixel);
+        let rows = minus(rows, quotients(rows, lines), lines);
+        if plan.channels == Place::Pixels
+            && let Some(channels) = &grid.channels
+        {
+            let reference = to_u32(channels.reference + 1) - 1;
+            let channel = quotients(within, grid.elem_size);
+            let (elem, step) = (to_u32(grid.elem_size), tables.push());
+            for i in 0..64 {
+                // Within the pixel, as far as the reference channel is from this one.
+                let from = LANES[i].wrapping_sub(channel[i] * elem) + reference * elem;
+                step[i] = if channel[i] == reference {
+                    0x80
+                } else {
+                    to_lane(from)
+                };
+            }
+        }
+        if pixel > 0 {
+            let mut by = 1;
+            while by * pixel < line.min(tables.bytes) {
+                tables.push_shift(&pixels, by, by * pixel);
+                by *= 2;
+            }
+        }
+        if plan.rows > 1 {
+            let mut by = 1;
+            while by < lines {
+                tables.push_shift(&rows, by, by * line);
+                by *= 2;
+            }
+        }
+        let (from, offsets) = if line <= plan.lanes {
+            (tables.bytes - line, &bytes)
+        } else {
+            (tables.bytes - pixel.min(tables.bytes), &within)
+        };
+        let from = to_u32(from + 1) - 1;
+        for (out, offset) in tables.carry.iter_mut().zip(offsets) {
+            *out = to_lane(from + offset);
+        }
+        tables
+    }
+
+    /// One more step, of nothing.
+    #[inline(always)]
+    fn push(&mut self) -> &mut vector::Table {
+        let at = self.num_steps.min(MAX_STEPS - 1);
+        self.num_steps = at + 1;
+        &mut self.steps[at]
+    }
+
+    /// One more step: from `bytes` before, where the coordinate is at least `by`.
+    #[inline(always)]
+    fn push_shift(&mut self, coordinates: &[u32; 64], by: usize, bytes: usize) {
+        let (by, bytes, step) = (to_u32(by), to_u32(bytes), self.push());
+        for i in 0..64 {
+            let from = to_lane(LANES[i].wrapping_sub(bytes));
+            step[i] = if coordinates[i] >= by { from } else { 0x80 };
+        }
+    }
+}
+
+/// The low byte: lanes are below 64.
+#[inline(always)]
+fn to_lane(lane: u32) -> u8 {
+    lane.to_le_bytes()[0]
+}
+
+/// Sums `src` into `dst`, of the same length; `first` is the byte of the run of samples where they begin.
+pub(super) fn undo<W: Words>(
+    level: Level,
+    plan: &Plan,
+    grid: &Grid,
+    first: usize,
+    src: &[u8],
+    dst: &mut [u8],
+) {
+    vector::run::<W>(
+        level,
+        Lines {
+            plan,
+            grid,
+            first,
+            src,
+            dst,
+        },
+    );
+}
+
+/// The work of one call, for vectors of any kind.
+pub(super) struct Lines<'a> {
+    plan: &'a Plan,
+    grid: &'a Grid,
+    first: usize,
+    src: &'a [u8],
+    dst: &'a mut [u8],
+}
+
+impl Lines<'_> {
+    /// Steps of a number that the compiler knows stay in registers; one more that does nothing is cheap.
+    #[inline(always)]
+    pub(super) fn run<V: Vector, W: Words>(self) {
+        let tables = Tables::new(self.plan, self.grid);
+        match tables.num_steps {
+            0..=4 => self.run_steps::<V, W, 4>(&tables),
+            5 => self.run_steps::<V, W, 5>(&tables),
+            6 => self.run_steps::<V, W, 6>(&tables),
+            _ => self.run_steps::<V, W, MAX_STEPS>(&tables),
+        }
+    }
+
+    #[inline(always)]
+    fn run_steps<V: Vector, W: Words, const N: usize>(self, tables: &Tables) {
+        let plan = self.plan;
+        let network = Network::<V, N> {
+            steps: std::array::from_fn(|i| V::index(&tables.steps[i])),
+            carry: V::index(&tables.carry),
+            bytes: tables.bytes,
+            line: plan.line,
+            zigzag: self.grid.zigzag,
+        };
+        let mut kept = [V::zero(); MAX_COLUMNS];
+        let kept = kept.as_mut_slice();
+        if plan.line > plan.lanes && plan.pixel == 0 {
+            self.planes::<V, W, N, ROWS>(&network, kept);
+        } else if plan.line > plan.lanes {
+            self.planes::<V, W, N, WIDE>(&network, kept);
+        } else if plan.rows > 1 && plan.plane() > plan.lanes && plan.line == tables.bytes {
+            self.planes::<V, W, N, ONE_LINE>(&network, kept);
+        } else if plan.rows > 1 && plan.plane() > plan.lanes {
+            self.planes::<V, W, N, SOME_LINES>(&network, kept);
+        } else {
+            let plane = plan.plane();
+            let head = ((plane - self.first % plane) % plane).min(self.src.len());
+            let (src_head, src) = self.src.split_at(head);
+            let (dst_head, dst) = self.dst.split_at_mut(head);
+            network.packed::<W, WHOLE_PLANES>(src_head, dst_head, None);
+            network.packed::<W, WHOLE_PLANES>(src, dst, None);
+        }
+    }
+
+    /// Sums every plane, and what is to be added to its sums: with channels plane by plane, the reference.
+    #[inline(always)]
+    fn planes<V: Vector, W: Words, const N: usize, const HOLDS: u8>(
+        self,
+        network: &Network<V, N>,
+        kept: &mut [V],
+    ) {
+        let plane = self.plan.plane();
+        let channels = self
+            .grid
+            .channels
+            .filter(|_| self.plan.channels == Place::Planes);
+        let group = channels.map_or(0, |channels| plane * channels.axis.len);
+        let mut at = 0;
+        while at < self.src.len() {
+            // Planes of a group: the reference, those before it, those after it.
+            let (start, end, reference) = match &channels {
+                None => {
+                    let into = (self.first + at) % plane;
+                    (at, (at + plane - into).min(self.src.len()), None)
+                }
+                Some(channels) => {
+                    let number = at % group / plane;
+                    let reference = at - at % group + channels.reference * plane;
+                    let start = match number {
+                        0 => reference,
+                        _ if number <= channels.reference => at - plane,
+                        _ => at,
+                    };
+                    (start, start + plane, (number > 0).then_some(reference))
+                }
+            };
+            let src = &self.src[start..end];
+            let (dst, add) = match reference {
+                None => (&mut self.dst[start..end], None),
+                Some(reference) if reference < start => {
+                    let (before, rest) = self.dst.split_at_mut(start);
+                    (&mut rest[..plane], Some(&before[reference..][..plane]))
+                }
+                Some(reference) => {
+                    let (before, rest) = self.dst.split_at_mut(reference);
+                    (&mut before[start..end], Some(&rest[..plane]))
+                }
+            };
+            match HOLDS {
+                ROWS => rows::<W>(network.zigzag, network.line, src, dst),
+                WIDE => network.wide::<W>(kept, src, dst, add),
+                _ => network.packed::<W, HOLDS>(src, dst, add),
+            }
+            at += end - start;
+        }
+    }
+}
+
+/// What a vector holds: planes, one or some lines of a plane, a part of a line; or lines are not summed within.
+const WHOLE_PLANES: u8 = 0;
+const ONE_LINE: u8 = 1;
+const SOME_LINES: u8 = 2;
+const WIDE: u8 = 3;
+const ROWS: u8 = 4;
+
+/// Sums of whole lines that are not summed within.
+#[inline(always)]
+fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8]) {
+    for (i, from) in src.chunks(line).enumerate() {
+        let (before, rest) = dst.split_at_mut(i * line);
+        let Some(to) = rest.get_mut(..from.len()) else {
+            return;
+        };
+        to.copy_from_slice(from);
+        if zigzag {
+            W::unzigzag(to);
+        }
+        if let Some(before) = before.len().checked_sub(line) {
+            let (above, to) = dst[before..before + line + from.len()].split_at_mut(line);
+            W::add(to, above);
+        }
+    }
+}
+
+/// Permutations in registers.
+struct Network<V: Vector, const N: usize> {
+    steps: [V::Index; N],
+    carry: V::Index,
+    bytes: usize,
+    line: usize,
+    zigzag: bool,
+}
+
+impl<V: Vector, const N: usize> Network<V, N> {
+    /// Sums within the vector.
+    #[inline(always)]
+    fn sums<W: Words>(&self, src: &[u8]) -> V {
+        let mut x = V::load(src);
+        if self.zigzag {
+            x = x.unzigzag::<W>();
+        }
+        for step in self.steps {
+            x = x.add::<W>(x.permute(step));
+        }
+        x
+    }
+
+    /// Whole lines or planes in each vector. Lines go on from the last one: its sum is added up beside, so that
+    /// vectors wait for each other no longer than an addition takes.
+    #[inline(always)]
+    fn packed<W: Words, const HOLDS: u8>(&self, src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+        let mut above = V::zero();
+        let mut at = 0;
+        while at < src.len() {
+            let len = self.bytes.min(src.len() - at);
+            let mut x = self.sums::<W>(&src[at..]);
+            match HOLDS {
+                ONE_LINE => {
+                    x = x.add::<W>(above);
+                    above = x;
+                }
+                SOME_LINES => {
+                    let last = x.permute(self.carry);
+                    x = x.add::<W>(above);
+                    above = above.add::<W>(last);
+                }
+                _ => {}
+            }
+            if let Some(add) = add {
+                x = x.add::<W>(V::load(&add[at..]));
+            }
+            x.store(&mut dst[at..], len);
+            at += len;
+        }
+    }
+
+    /// The lines of one plane, each of several vectors. The last line is kept in vectors, of the place of each column:
+    /// reading back what was just stored, at another alignment, would wait for it.
+    #[inline(always)]
+    fn wide<W: Words>(&self, kept: &mut [V], src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+        let columns = self.line.div_ceil(self.bytes);
+        let Some(kept) = kept.get_mut(..columns) else {
+            return self.very_wide::<W>(src, dst, add);
+        };
+        kept.fill(V::zero());
+        let mut start = 0;
+        while start < src.len() {
+            let end = (start + self.line).min(src.len());
+            let (mut left, mut at) = (V::zero(), start);
+            for kept in kept.iter_mut() {
+                if at >= end {
+                    break;
+                }
+                let x = self.sums::<W>(&src[at..]);
+                let last = x.permute(self.carry);
+                let mut x = x.add::<W>(left).add::<W>(*kept);
+                left = left.add::<W>(last);
+                *kept = x;
+                if let Some(add) = add {
+                    x = x.add::<W>(V::load(&add[at..]));
+                }
+                let len = self.bytes.min(end - at);
+                x.store(&mut dst[at..], len);
+                at += len;
+            }
+            start = end;
+        }
+    }
+
+    /// As [`Network::wide`]. These lines have left the core by the time they are read back; the reference, which would
+    /// be read back with them, is added last.
+    #[inline(always)]
+    fn very_wide<W: Words>(&self, src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+        let mut start = 0;
+        while start < src.len() {
+            let end = (start + self.line).min(src.len());
+            let (mut left, mut at) = (V::zero(), start);
+            while at < end {
+                let x = self.sums::<W>(&src[at..]);
+                let last = x.permute(self.carry);
+                let mut x = x.add::<W>(left);
+                left = left.add::<W>(last);
+                if start > 0 {
+                    x = x.add::<W>(V::load(&dst[at - self.line..]));
+                }
+                let len = self.bytes.min(end - at);
+                x.store(&mut dst[at..], len);
+                at += len;
+            }
+            start = end;
+        }
+        if let Some(add) = add {
+            W::add(dst, add);
+        }
+    }
+}

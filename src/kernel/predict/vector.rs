@@ -1,0 +1,282 @@
+//! Vectors whose bytes can be permuted freely, of the instruction sets that have them.
+
+use crate::kernel::simd::Level;
+
+use super::lines::Lines;
+use super::words::Words;
+
+/// Byte i of the result is byte `table[i]`, or 0 if that is 0x80. A vector of 16 bytes uses the first 16.
+pub(super) type Table = [u8; 64];
+
+/// Bytes of the vectors of a level; `None` if it has none that can be permuted.
+pub(super) fn lanes(level: Level) -> Option<usize> {
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        Level::Scalar => None,
+        Level::Avx2 => Some(16),
+        Level::Avx512 => Some(64),
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = level;
+        None
+    }
+}
+
+/// Runs `lines` with the vectors of a level; nothing without any.
+pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    x86::run::<W>(level, lines);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (level, lines);
+}
+
+/// A vector. Its methods may only be called by code that runs where the instructions are.
+pub(super) trait Vector: Copy {
+    type Index: Copy;
+
+    fn zero() -> Self;
+    /// The first bytes of `src`; those that are not there are any.
+    fn load(src: &[u8]) -> Self;
+    /// Stores `len` bytes, at most those of a vector. Bytes of `dst` after them may change too.
+    fn store(self, dst: &mut [u8], len: usize);
+    fn index(table: &Table) -> Self::Index;
+    fn permute(self, index: Self::Index) -> Self;
+    fn add<W: Words>(self, other: Self) -> Self;
+    fn unzigzag<W: Words>(self) -> Self;
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Level, Lines, Table, Vector, Words};
+
+    pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
+        match level {
+            Level::Scalar => {}
+            Level::Avx2 => {
+                #[expect(unsafe_code, reason = "calls code compiled for AVX2")]
+                // SAFETY: a level is at most what `Level::best` found on this machine.
+                unsafe {
+                    avx2::<W>(lines);
+                }
+            }
+            Level::Avx512 => {
+                #[expect(unsafe_code, reason = "calls code compiled for AVX-512")]
+                // SAFETY: a level is at most what `Level::best` found on this machine.
+                unsafe {
+                    avx512::<W>(lines);
+                }
+            }
+        }
+    }
+
+    /// 16 bytes, with AVX2. Wider ones cannot be permuted across their halves.
+    #[derive(Clone, Copy)]
+    struct V16(__m128i);
+
+    #[expect(unsafe_code, reason = "std::arch")]
+    // SAFETY (of all blocks): `V16` is used by `avx2` alone, whose features include SSSE3. Loads and stores
+    // stay within slices whose length was compared.
+    impl Vector for V16 {
+        type Index = __m128i;
+
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm_setzero_si128() })
+        }
+
+        #[inline(always)]
+        fn load(src: &[u8]) -> Self {
+            if let Some(src) = src.first_chunk::<16>() {
+                // SAFETY: as above; 16 bytes are there.
+                return Self(unsafe { _mm_loadu_si128(src.as_ptr().cast()) });
+            }
+            let mut copy = [0u8; 16];
+            copy[..src.len()].copy_from_slice(src);
+            // SAFETY: as above; 16 bytes are there.
+            Self(unsafe { _mm_loadu_si128(copy.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn store(self, dst: &mut [u8], len: usize) {
+            if let Some(dst) = dst.first_chunk_mut::<16>() {
+                // SAFETY: as above; 16 bytes are there.
+                return unsafe { _mm_storeu_si128(dst.as_mut_ptr().cast(), self.0) };
+            }
+            let mut copy = [0u8; 16];
+            // SAFETY: as above; 16 bytes are there.
+            unsafe { _mm_storeu_si128(copy.as_mut_ptr().cast(), self.0) };
+            dst[..len].copy_from_slice(&copy[..len]);
+        }
+
+        #[inline(always)]
+        fn index(table: &Table) -> __m128i {
+            Self::load(table).0
+        }
+
+        #[inline(always)]
+        fn permute(self, index: __m128i) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm_shuffle_epi8(self.0, index) })
+        }
+
+        #[inline(always)]
+        fn add<W: Words>(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                match W::SIZE {
+                    1 => _mm_add_epi8(self.0, other.0),
+                    2 => _mm_add_epi16(self.0, other.0),
+                    4 => _mm_add_epi32(self.0, other.0),
+                    _ => _mm_add_epi64(self.0, other.0),
+                }
+            })
+        }
+
+        #[inline(always)]
+        fn unzigzag<W: Words>(self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let (zero, z) = (_mm_setzero_si128(), self.0);
+                match W::SIZE {
+                    1 => {
+                        let half = _mm_and_si128(_mm_srli_epi16::<1>(z), _mm_set1_epi8(0x7F));
+                        let odd = _mm_and_si128(z, _mm_set1_epi8(1));
+                        _mm_xor_si128(half, _mm_sub_epi8(zero, odd))
+                    }
+                    2 => {
+                        let odd = _mm_and_si128(z, _mm_set1_epi16(1));
+                        _mm_xor_si128(_mm_srli_epi16::<1>(z), _mm_sub_epi16(zero, odd))
+                    }
+                    4 => {
+                        let odd = _mm_and_si128(z, _mm_set1_epi32(1));
+                        _mm_xor_si128(_mm_srli_epi32::<1>(z), _mm_sub_epi32(zero, odd))
+                    }
+                    _ => {
+                        let odd = _mm_and_si128(z, _mm_set1_epi64x(1));
+                        _mm_xor_si128(_mm_srli_epi64::<1>(z), _mm_sub_epi64(zero, odd))
+                    }
+                }
+            })
+        }
+    }
+
+    /// 64 bytes, with AVX-512 VBMI.
+    #[derive(Clone, Copy)]
+    struct V64(__m512i);
+
+    #[expect(unsafe_code, reason = "std::arch")]
+    // SAFETY (of all blocks): `V64` is used by `avx512` alone, whose features include BW and VBMI. Loads and stores
+    // are masked to the length of a slice.
+    impl Vector for V64 {
+        type Index = (__mmask64, __m512i);
+
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_setzero_si512() })
+        }
+
+        #[inline(always)]
+        fn load(src: &[u8]) -> Self {
+            if let Some(src) = src.first_chunk::<64>() {
+                // SAFETY: as above; 64 bytes are there.
+                return Self(unsafe { _mm512_loadu_si512(src.as_ptr().cast()) });
+            }
+            // SAFETY: as above; bytes beyond the slice are masked.
+            Self(unsafe { _mm512_maskz_loadu_epi8(mask(src.len()), src.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn store(self, dst: &mut [u8], len: usize) {
+            if len >= 64
+                && let Some(dst) = dst.first_chunk_mut::<64>()
+            {
+                // SAFETY: as above; 64 bytes are there.
+                return unsafe { _mm512_storeu_si512(dst.as_mut_ptr().cast(), self.0) };
+            }
+            let dst = &mut dst[..len];
+            // SAFETY: as above; bytes beyond the slice are masked.
+            unsafe { _mm512_mask_storeu_epi8(dst.as_mut_ptr().cast(), mask(dst.len()), self.0) };
+        }
+
+        #[inline(always)]
+        fn index(table: &Table) -> (__mmask64, __m512i) {
+            // SAFETY: as above; 64 bytes are there. Bit 7 of a byte says that nothing comes from anywhere.
+            unsafe {
+                let index = _mm512_loadu_si512(table.as_ptr().cast());
+                (!_mm512_movepi8_mask(index), index)
+            }
+        }
+
+        #[inline(always)]
+        fn permute(self, (kept, index): (__mmask64, __m512i)) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm512_maskz_permutexvar_epi8(kept, index, self.0) })
+        }
+
+        #[inline(always)]
+        fn add<W: Words>(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                match W::SIZE {
+                    1 => _mm512_add_epi8(self.0, other.0),
+                    2 => _mm512_add_epi16(self.0, other.0),
+                    4 => _mm512_add_epi32(self.0, other.0),
+                    _ => _mm512_add_epi64(self.0, other.0),
+                }
+            })
+        }
+
+        #[inline(always)]
+        fn unzigzag<W: Words>(self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let (zero, z) = (_mm512_setzero_si512(), self.0);
+                match W::SIZE {
+                    1 => {
+                        let half =
+                            _mm512_and_si512(_mm512_srli_epi16::<1>(z), _mm512_set1_epi8(0x7F));
+                        let odd = _mm512_and_si512(z, _mm512_set1_epi8(1));
+                        _mm512_xor_si512(half, _mm512_sub_epi8(zero, odd))
+                    }
+                    2 => {
+                        let odd = _mm512_and_si512(z, _mm512_set1_epi16(1));
+                        _mm512_xor_si512(_mm512_srli_epi16::<1>(z), _mm512_sub_epi16(zero, odd))
+                    }
+                    4 => {
+                        let odd = _mm512_and_si512(z, _mm512_set1_epi32(1));
+                        _mm512_xor_si512(_mm512_srli_epi32::<1>(z), _mm512_sub_epi32(zero, odd))
+                    }
+                    _ => {
+                        let odd = _mm512_and_si512(z, _mm512_set1_epi64(1));
+                        _mm512_xor_si512(_mm512_srli_epi64::<1>(z), _mm512_sub_epi64(zero, odd))
+                    }
+                }
+            })
+        }
+    }
+
+    /// The lowest `len` bits, at most 64.
+    #[inline(always)]
+    fn mask(len: usize) -> __mmask64 {
+        match len {
+            0 => 0,
+            1..64 => u64::MAX >> (64 - len),
+            _ => u64::MAX,
+        }
+    }
+
+    #[target_feature(enable = "avx2,bmi2,f16c")]
+    fn avx2<W: Words>(lines: Lines<'_>) {
+        lines.run::<V16, W>();
+    }
+
+    #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+    fn avx512<W: Words>(lines: Lines<'_>) {
+        lines.run::<V64, W>();
+    }
+}
