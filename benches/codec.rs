@@ -10,7 +10,7 @@ use common::{Array, Group, Random, field, int8_latents, latents, photos, write};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tensorshard::{CodecSpec, FilterId, Loader};
 
-const CODECS: [&str; 8] = [
+const CODECS: &[&str] = &[
     "none",
     "snappy",
     "lz4",
@@ -18,6 +18,7 @@ const CODECS: [&str; 8] = [
     "zstd:9",
     "deflate:6",
     "gzip:6",
+    "huffman",
     "prefix",
 ];
 

@@ -85,7 +85,9 @@ fn assert_typed(error: &Error, what: &str) {
     assert!(typed && error.path().is_some(), "{what}: {error:?}");
 }
 
-const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
+const CODECS: &[&str] = &[
+    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "huffman", "prefix",
+];
 
 #[test]
 fn every_flipped_bit_is_found() -> Result<()> {

@@ -27,7 +27,7 @@ const MAX_HEX: usize = 600;
 
 type Case = fn(&Path) -> Result<()>;
 
-const CASES: [(&str, Case); 17] = [
+const CASES: &[(&str, Case)] = &[
     ("dtypes-none", |path| dtypes(path, "none")),
     ("dtypes-snappy", |path| dtypes(path, "snappy")),
     ("dtypes-deflate", |path| dtypes(path, "deflate")),
@@ -45,6 +45,7 @@ const CASES: [(&str, Case); 17] = [
     ("splits", splits),
     ("prefix", prefix),
     ("predict", predict),
+    ("huffman", |path| bytes(path, "huffman")),
 ];
 
 fn root() -> PathBuf {
@@ -105,6 +106,59 @@ fn dtypes(path: &Path, codec: &str) -> Result<()> {
         sample.push(("scalar", TensorView::new(DType::I64, &[], &scalar)?));
         sample.push(("empty", TensorView::new(DType::F32, &[3, 0], &[])?));
         writer.append(&sample)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Bytes as entropy coders meet them: around zero, two values, one value, text, all values once, noise, few.
+fn bytes(path: &Path, codec: &str) -> Result<()> {
+    let codec = CodecSpec::parse(codec)?;
+    let mut random = Random(12);
+    let around_zero = |random: &mut Random| {
+        let dice = random.next().to_le_bytes();
+        let sum: u32 = dice.map(|byte| u32::from(byte % 4)).iter().sum();
+        (sum as u8).wrapping_sub(12)
+    };
+    let mut fields: Vec<(&str, Vec<u8>)> = vec![
+        (
+            "residuals",
+            (0..5000).map(|_| around_zero(&mut random)).collect(),
+        ),
+        (
+            "sparse",
+            (0..1500)
+                .map(|_| u8::from(random.next().is_multiple_of(32)))
+                .collect(),
+        ),
+        ("constant", vec![9; 1201]),
+        (
+            "text",
+            b"tensors of many shards, shards of many pieces; ".repeat(20),
+        ),
+        ("all", (0..=255).rev().chain([7; 1000]).collect()),
+        ("noise", (0..300).map(|_| random.next() as u8).collect()),
+        ("few", vec![1, 2, 1]),
+    ];
+    let specs = fields
+        .iter()
+        .map(|(name, value)| FieldSpec::new(*name, DType::U8, [value.len()]).codec(codec));
+    let mut writer = builder(12)
+        .fields(specs)
+        .samples_per_chunk(2)
+        .create(path)?;
+    for _ in 0..3 {
+        let shapes: Vec<[usize; 1]> = fields.iter().map(|(_, value)| [value.len()]).collect();
+        let sample: Result<Vec<_>> = fields
+            .iter()
+            .zip(&shapes)
+            .map(|((name, value), shape)| Ok((*name, TensorView::new(DType::U8, shape, value)?)))
+            .collect();
+        writer.append(&sample?)?;
+        for (_, value) in &mut fields {
+            let middle = value.len() / 3;
+            value.rotate_left(middle);
+        }
     }
     writer.finish()?;
     Ok(())

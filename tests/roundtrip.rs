@@ -17,13 +17,14 @@ use tensorshard::{
     SplitId, TensorView, to_le_bytes,
 };
 
-const CODECS: [CodecId; 7] = [
+const CODECS: &[CodecId] = &[
     CodecId::NONE,
     CodecId::SNAPPY,
     CodecId::DEFLATE,
     CodecId::GZIP,
     CodecId::LZ4,
     CodecId::ZSTD,
+    CodecId::HUFFMAN,
     CodecId::PREFIX,
 ];
 

@@ -6,18 +6,24 @@ use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use tensorshard::CodecSpec;
 
-const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
+const CODECS: &[&str] = &[
+    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "huffman", "prefix",
+];
 
 fn run(mut input: Unstructured<'_>) -> Result<()> {
-    let name = *input.choose(&CODECS)?;
+    let name = *input.choose(CODECS)?;
     let codec = CodecSpec::parse(name).expect("a codec by its name");
     let asked = usize::from(input.arbitrary::<u16>()?);
     let encode = input.arbitrary::<bool>()?;
     let data = input.take_rest();
     if encode {
-        let piece = codec.encode_piece(data).expect("every input can be encoded");
+        let piece = codec
+            .encode_piece(data)
+            .expect("every input can be encoded");
         let mut decoded = vec![0xA5; data.len()];
-        codec.decode_piece(&piece, &mut decoded).expect("a piece of our own");
+        codec
+            .decode_piece(&piece, &mut decoded)
+            .expect("a piece of our own");
         assert!(decoded == data, "{name}");
         return Ok(());
     }

@@ -14,13 +14,15 @@ use tensorshard_fuzz::scratch;
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(scratch);
 
-const CODECS: [CodecId; 6] = [
+const CODECS: &[CodecId] = &[
     CodecId::NONE,
     CodecId::SNAPPY,
     CodecId::DEFLATE,
     CodecId::GZIP,
     CodecId::LZ4,
     CodecId::ZSTD,
+    CodecId::HUFFMAN,
+    CodecId::PREFIX,
 ];
 const FILTERS: [FilterId; 5] = [
     FilterId::BYTE_SHUFFLE,
@@ -80,12 +82,12 @@ fn form(i: usize, input: &mut Unstructured<'_>) -> Result<(Form, FieldSpec)> {
             FieldSpec::ragged(name, dtype, dims)
         }
     };
-    spec = spec.codec(CodecSpec::new(*input.choose(&CODECS)?));
+    spec = spec.codec(CodecSpec::new(*input.choose(CODECS)?));
     if form.dtype.is_some_and(|dtype| dtype.size() > 1)
         && let Some(split) = *input.choose(&SPLITS)?
     {
-        let other = CodecSpec::new(*input.choose(&CODECS)?);
-        let first = CodecSpec::new(*input.choose(&CODECS)?);
+        let other = CodecSpec::new(*input.choose(CODECS)?);
+        let first = CodecSpec::new(*input.choose(CODECS)?);
         spec = spec.split(split).codecs([first, other]);
     }
     if form.dtype.is_some() && input.arbitrary()? {

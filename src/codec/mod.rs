@@ -6,6 +6,7 @@
 
 mod deflate;
 mod gzip;
+mod huffman;
 mod lz4;
 mod none;
 mod prefix;
@@ -34,6 +35,8 @@ impl CodecId {
     pub const LZ4: Self = Self(4);
     /// Zstandard.
     pub const ZSTD: Self = Self(5);
+    /// Canonical Huffman codes of bytes.
+    pub const HUFFMAN: Self = Self(7);
     /// The 64-cell prefix code.
     pub const PREFIX: Self = Self(8);
 
@@ -100,6 +103,7 @@ pub(crate) static CODECS: &[&dyn Codec] = &[
     &gzip::Gzip,
     &lz4::Lz4,
     &zstd::Zstd,
+    &huffman::Huffman,
     &prefix::Prefix,
 ];
 

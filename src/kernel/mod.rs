@@ -9,6 +9,7 @@ pub(crate) mod delta;
 pub(crate) mod dequant;
 pub(crate) mod f16c;
 pub(crate) mod float_order;
+pub(crate) mod huffman;
 pub(crate) mod lut;
 pub(crate) mod pages;
 pub(crate) mod planes;

@@ -55,7 +55,7 @@ CHUNK_MAGIC = b"TSCK"
 PLANE, SCALES, ZERO_POINTS, SHAPES, PATCHES = range(5)
 ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
-CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 8: "prefix"}
+CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 7: "huffman", 8: "prefix"}
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 4: "predict", 5: "float_order"}
 PREDICT_MODES = {0: (), 1: (0,), 2: (1,), 3: (0, 1), 4: (0, 1, 2)}  # spatial axes from the last one back
 SPLITS = {1: "float_split", 2: "byte_split"}
@@ -844,7 +844,88 @@ def prefix_decode(data: bytes, raw_len: int) -> bytes:
     return bytes(out[:raw_len])
 
 
-DECODERS = {1: snappy_decode, 2: deflate_decode, 3: gzip_decode, 4: lz4_decode, 5: zstd_decode, 8: prefix_decode}
+HUFFMAN_MAX_BITS = 11
+HUFFMAN_STREAMS = 8
+
+
+def huffman_lengths(data: bytes) -> tuple[list[int], int]:
+    """Spec 7.2: the code lengths, and how many bytes they take."""
+    taken = 0
+
+    def nibble() -> int:
+        nonlocal taken
+        byte = _slice(data, taken // 2, 1)[0]
+        taken += 1
+        return byte & 15 if taken % 2 else byte >> 4
+
+    lengths: list[int] = []
+    while len(lengths) < 256:
+        first = nibble()
+        if first == 12:
+            lengths += [lengths[-1] if lengths else 0] * (nibble() + 3)
+        elif first == 13:
+            low = nibble()
+            lengths += [0] * (low + 16 * nibble() + 3)
+        elif first <= HUFFMAN_MAX_BITS:
+            lengths.append(first)
+        else:
+            raise CodecError(f"nibble {first} in the code lengths")
+    if len(lengths) > 256:
+        raise CodecError("a run beyond the last code length")
+    if taken % 2 and nibble() != 0:
+        raise CodecError("the last nibble of the code lengths is not 0")
+    if sum(1 << (HUFFMAN_MAX_BITS - n) for n in lengths if n) != 1 << HUFFMAN_MAX_BITS:
+        raise CodecError("the code is not complete")
+    return lengths, taken // 2
+
+
+def huffman_decode(data: bytes, raw_len: int) -> bytes:
+    """Spec 7.2."""
+    if raw_len == 0:
+        if data:
+            raise CodecError(f"{len(data)} bytes for no bytes")
+        return b""
+    lengths, pos = huffman_lengths(data)
+    codes: dict[tuple[int, int], int] = {}  # (length, code) -> byte
+    code = before = 0
+    for length, byte in sorted((n, byte) for byte, n in enumerate(lengths) if n):
+        code = (code + 1) << (length - before) if codes else 0
+        codes[length, code] = byte
+        before = length
+    sizes = [int.from_bytes(_slice(data, pos + 4 * k, 4), "little") for k in range(HUFFMAN_STREAMS - 1)]
+    pos += 4 * (HUFFMAN_STREAMS - 1)
+    sizes.append(len(data) - pos - sum(sizes))
+    out = bytearray(raw_len)
+    for k, size in enumerate(sizes):
+        stream = _slice(data, pos, size)
+        pos += size
+        if not stream or stream[-1] == 0:
+            raise CodecError(f"stream {k} does not end with a bit 1")
+        value = int.from_bytes(stream, "little")
+        num_bits = value.bit_length() - 1
+        bits = iter(f"{value:0{num_bits + 1}b}"[:0:-1])
+        for i in range(k, raw_len, HUFFMAN_STREAMS):
+            length = code = 0
+            while (length, code) not in codes:
+                bit = next(bits, None)
+                if bit is None:
+                    raise CodecError(f"stream {k} ends early")
+                length, code = length + 1, code << 1 | int(bit)
+            out[i] = codes[length, code]
+        if next(bits, None) is not None:
+            raise CodecError(f"stream {k} has more codes")
+    return bytes(out)
+
+
+DECODERS = {
+    1: snappy_decode,
+    2: deflate_decode,
+    3: gzip_decode,
+    4: lz4_decode,
+    5: zstd_decode,
+    7: huffman_decode,
+    8: prefix_decode,
+}
 
 
 def decode_piece(codec: int, data: bytes, raw_len: int, where: str) -> bytes:

@@ -23,7 +23,7 @@ QUANTIZERS = [
     "rel_error:1e-3",
     "psnr:90:range=-2..2",
 ]
-CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19"]
+CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19", "huffman"]
 FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict", "predict:3d:zigzag,byte_shuffle"]
 
 

@@ -636,6 +636,24 @@ def test_lz4_by_hand() -> None:
             s.lz4_decode(bytes.fromhex(bad), 9)
 
 
+def test_huffman_by_hand() -> None:
+    piece = bytes.fromhex(
+        "DD41DD1343D30AD38A02000000010000000100000001000000020000000100000001000000F20199D34E2F01B29D04"
+    )
+    text = b"abracadabra abracadabra"
+    assert s.huffman_decode(piece, 23) == text
+    assert s.huffman_decode(b"", 0) == b""
+    for n in range(len(piece)):
+        with pytest.raises(s.CodecError):
+            s.huffman_decode(piece[:n], 23)
+    for wrong in (piece + b"\0", piece + b"\1", b"\xee" + piece[1:], b"\xdc" + piece[1:], piece[:-1] + b"\0"):
+        with pytest.raises(s.CodecError):
+            s.huffman_decode(wrong, 23)
+    for wrong_len in (0, 22, 24, 46):
+        with pytest.raises(s.CodecError):
+            s.huffman_decode(piece, wrong_len)
+
+
 def test_deflate_and_gzip() -> None:
     for n in (1, 100, 5000, 70000):
         data = sample("mix", n, n)
