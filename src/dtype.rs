@@ -88,6 +88,18 @@ impl DType {
         self.row().3
     }
 
+    /// The name with the article that is said before it: `an f16`, `a u8`.
+    pub(crate) fn with_article(self) -> String {
+        let name = self.name();
+        // The letters f and i are said with a vowel, u is not.
+        let article = if name.starts_with(['f', 'i']) {
+            "an"
+        } else {
+            "a"
+        };
+        format!("{article} {name}")
+    }
+
     /// The dtype with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         DTYPES.iter().find(|row| row.3 == name).map(|row| row.0)

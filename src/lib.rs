@@ -46,8 +46,9 @@ mod tensor;
 pub use codec::{CodecId, CodecSpec};
 pub use dataset::{
     Batch, Damage, Dataset, DatasetBuilder, DatasetReport, ErrorReport, FieldBatch, FieldOutput,
-    FieldReport, FieldSpec, MergeSummary, Preset, Ragged, Sample, ShardCheck, ShardReport,
-    ShardWriter, ShardWriterBuilder, VerifyReport, WriteProgress, WriteSummary, merge,
+    FieldReport, FieldSpec, Goal, MeasuredEncoding, MergeSummary, Plan, Planner, Preset, Ragged,
+    Sample, ShardCheck, ShardReport, ShardWriter, ShardWriterBuilder, VerifyReport, WriteProgress,
+    WriteSummary, merge,
 };
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Location, Result};

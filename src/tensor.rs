@@ -40,7 +40,8 @@ impl<'a> TensorView<'a> {
         let need = num_elements(shape).and_then(|n| n.checked_mul(dtype.size()));
         if need != Some(data.len()) {
             return Err(Error::invalid(format!(
-                "a {dtype} tensor of shape {shape:?} does not fit {} bytes of data",
+                "{} tensor of shape {shape:?} does not fit {} bytes of data",
+                dtype.with_article(),
                 data.len()
             )));
         }
@@ -109,8 +110,8 @@ impl Tensor {
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
         if self.dtype != T::DTYPE {
             return Err(Error::invalid(format!(
-                "a {} tensor was asked for as {}",
-                self.dtype,
+                "{} tensor was asked for as {}",
+                self.dtype.with_article(),
                 T::DTYPE
             )));
         }

@@ -837,7 +837,8 @@ fn demo_tells_what_it_does_and_cleans_up() -> TestResult {
     }
     assert!(text.lines().count() < 40, "{text}");
     cli.ok(&["verify", "kept/train"])?;
-    cli.fails(3, &["demo", "--keep", "kept"])?;
+    let message = cli.fails(2, &["demo", "--keep", "kept"])?;
+    assert!(message.contains("is there already"), "{message}");
     Ok(())
 }
 
@@ -868,5 +869,168 @@ fn interrupted_convert_leaves_nothing() -> TestResult {
     let stderr = String::from_utf8(output.stderr)?;
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert_eq!(cli.names(".")?, ["zeros.npy"]);
+    Ok(())
+}
+
+#[test]
+fn advise_prints_draws_and_picks() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[64, 4, 8], 1))?;
+    cli.write("labels.npy", &i64_npy(1000))?;
+    let text = cli.ok(&["advise", "a.npy", "labels.npy"])?;
+    for word in [
+        "ratio",
+        "x memcpy",
+        "SNR",
+        "lossless",
+        "balanced",
+        "--codec",
+        "f32 [4, 8]",
+    ] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let value = cli.json(&["advise", "a.npy", "--target-bits", "9", "--json"])?;
+    let advice = &value["fields"][0];
+    assert_eq!(advice["field"], "a");
+    assert_eq!(advice["request"], "target-bits 9");
+    let rows = advice["encodings"].as_array().ok_or("no rows")?;
+    assert!(rows.iter().any(|row| row["pareto"] == true));
+    // Its options make the encoding that was measured.
+    for goal in ["fast", "balanced", "small"] {
+        let options = advice["picks"][goal].as_str().ok_or("no pick")?;
+        let row = rows
+            .iter()
+            .find(|row| row["options"] == options)
+            .ok_or("no row")?;
+        assert!(
+            row["bits_per_value"]
+                .as_f64()
+                .is_some_and(|bits| bits <= 9.09),
+            "{row}"
+        );
+        let mut args = vec!["convert", "a.npy", "out", "--overwrite", "--json"];
+        args.extend(options.split(' '));
+        let written = cli.json(&args)?;
+        assert_eq!(
+            written["fields"][0]["encoding"], row["encoding"],
+            "{options}"
+        );
+    }
+    let value = cli.json(&["advise", "a.npy", "labels.npy", "--json", "--plot", "p.png"])?;
+    assert_eq!(value["fields"].as_array().map(Vec::len), Some(2));
+    assert!(cli.read("p-a.png")?.starts_with(b"\x89PNG"));
+    assert!(cli.read("p-labels.png")?.starts_with(b"\x89PNG"));
+    cli.ok(&["advise", "a.npy", "--plot", "p.svg", "--max-error", "0.01"])?;
+    let svg = String::from_utf8(cli.read("p.svg")?)?;
+    assert!(
+        svg.starts_with("<svg") && svg.contains("memcpy") && svg.contains("GB/s"),
+        "{svg}"
+    );
+    // What cannot be is told.
+    cli.write("empty.npy", &npy("<f4", &[0, 3], &[]))?;
+    for args in [
+        &["advise"][..],
+        &["advise", "empty.npy"],
+        &["advise", "a.npy", "--plot", "p.gif"],
+        &["advise", "a.npy", "--max-error", "0"],
+        &["advise", "a.npy", "--target-bits", "0.001"],
+        &["advise", "a.npy", "--target-bits", "8", "--max-error", "1"],
+    ] {
+        cli.fails(2, args)?;
+    }
+    cli.fails(3, &["advise", "nothing.npy"])?;
+    Ok(())
+}
+
+#[test]
+fn planned_encodings_are_written_with_their_reasons() -> TestResult {
+    let cli = Cli::new()?;
+    let file = f32_npy(&[200, 4, 8], 1);
+    cli.write("a.npy", &file)?;
+    cli.write("n.npy", &i64_npy(200))?;
+    let fields = ["--field", "a=a.npy", "--field", "n=n.npy"];
+    let convert = |out: &str, more: &[&str]| {
+        cli.json(&[&["convert", out, "--json"][..], &fields, more].concat())
+    };
+    let written = convert("auto", &["--preset", "auto", "--goal", "small"])?;
+    assert_eq!(field(&written, "a")["lossy"], false);
+    let plain = convert("plain", &[])?;
+    for name in ["a", "n"] {
+        let stored = |value: &Value| field(value, name)["stored_bytes"].as_u64();
+        assert!(stored(&written) <= stored(&plain), "{name}");
+    }
+    cli.ok(&["verify", "auto"])?;
+    cli.ok(&["export", "auto", "back.npy", "--fields", "a"])?;
+    assert_eq!(cli.read("back.npy")?, file);
+    let dataset = tensorshard::Dataset::open(cli.path("auto"))?;
+    let reasons = &dataset.tool_metadata()["planner"]["a"];
+    assert_eq!(reasons["goal"], "small");
+    assert_eq!(
+        reasons["picked"]["encoding"],
+        field(&written, "a")["encoding"]
+    );
+    // Appending keeps the encodings.
+    let again = convert("auto", &["--preset", "auto", "--goal", "fast", "--append"])?;
+    assert_eq!(
+        field(&again, "a")["encoding"],
+        field(&written, "a")["encoding"]
+    );
+    // A bound, and bits, of single fields; static scales are calibrated over all data.
+    let written = convert("bound", &["--max-error", "a=0.001", "--codec", "n=zstd"])?;
+    assert!(
+        field(&written, "a")["max_abs_error"]
+            .as_f64()
+            .is_some_and(|error| error <= 0.001)
+    );
+    assert!(
+        field(&written, "n")["encoding"]
+            .as_str()
+            .is_some_and(|text| text.contains("zstd"))
+    );
+    let written = convert("bits", &["--target-bits", "9", "--goal", "small"])?;
+    assert_eq!(field(&written, "a")["lossy"], true);
+    assert_eq!(field(&written, "n")["lossy"], false);
+    for more in [
+        &["--goal", "small"][..],
+        &["--preset", "auto", "--max-error", "1"],
+        &["--max-error", "-1"],
+        &["--target-bits", "0.01"],
+        &["--preset", "x=auto"],
+    ] {
+        let args = [&["convert", "wrong"][..], &fields, more].concat();
+        cli.fails(2, &args)?;
+    }
+    cli.fails(
+        2,
+        &[
+            &[
+                "convert", "auto", "--append", "--preset", "auto", "--codec", "lz4",
+            ][..],
+            &fields,
+        ]
+        .concat(),
+    )?;
+    Ok(())
+}
+
+#[test]
+fn options_without_effect_are_told() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[10, 5], 1))?;
+    cli.write("n.npy", &i64_npy(10))?;
+    // Aligned arrays that were not named as fields.
+    let output = Command::new(env!("CARGO_BIN_EXE_tensorshard"))
+        .args(["convert", "a.npy", "a.npy", "two"])
+        .current_dir(cli.dir.path())
+        .output()?;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--field NAME=PATH"));
+    let message = cli.fails(4, &["convert", "a.npy", "n.npy", "two"])?;
+    assert!(message.contains("--field NAME=PATH"), "{message}");
+    cli.ok(&["convert", "n.npy", "n"])?;
+    let message = cli.fails(2, &["bench", "n", "--dtype", "f32"])?;
+    assert!(
+        message.contains("--dtype f32 is for float fields"),
+        "{message}"
+    );
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! What a writer is asked for: the fields of a sample and their encodings.
 
-use crate::codec::CodecSpec;
+use serde_json::Value;
+
+use crate::codec::{CodecId, CodecSpec};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{FilterId, FilterSpec};
@@ -20,6 +22,17 @@ pub struct FieldSpec {
     filters: Option<Vec<FilterSpec>>,
     split: Option<SplitId>,
     codecs: Vec<CodecSpec>,
+    own: Own,
+    /// Why a planner chose these encodings.
+    reasons: Option<Value>,
+}
+
+/// Which stages were set, and are no defaults: a planner leaves them alone.
+#[derive(Clone, Copy, Debug, Default)]
+struct Own {
+    quant: bool,
+    split: bool,
+    codecs: bool,
 }
 
 impl FieldSpec {
@@ -40,6 +53,8 @@ impl FieldSpec {
             filters: None,
             split: None,
             codecs,
+            own: Own::default(),
+            reasons: None,
         }
     }
 
@@ -95,6 +110,7 @@ impl FieldSpec {
     #[must_use]
     pub fn quantize(mut self, quant: QuantSpec) -> Self {
         self.quant = quant;
+        self.own.quant = true;
         self
     }
 
@@ -122,6 +138,7 @@ impl FieldSpec {
     #[must_use]
     pub fn split(mut self, split: impl Into<Option<SplitId>>) -> Self {
         self.split = split.into();
+        self.own.split = true;
         self
     }
 
@@ -136,6 +153,7 @@ impl FieldSpec {
     #[must_use]
     pub fn codecs(mut self, codecs: impl AsRef<[CodecSpec]>) -> Self {
         self.codecs = codecs.as_ref().to_vec();
+        self.own.codecs = true;
         self
     }
 
@@ -159,6 +177,81 @@ impl FieldSpec {
     /// The quantizer that was asked for.
     pub fn quant(&self) -> &QuantSpec {
         &self.quant
+    }
+
+    /// Dims of a sample, `None` for one that varies; `None` if the rank varies.
+    pub(crate) fn dims(&self) -> Option<&[Option<usize>]> {
+        self.dims.as_deref()
+    }
+
+    /// True for numbers: no text, no raw bytes.
+    pub(crate) fn is_tensor(&self) -> bool {
+        self.kind == Kind::Tensor
+    }
+
+    /// The same field with samples of another shape.
+    pub(crate) fn with_shape(mut self, shape: &[usize]) -> Self {
+        self.dims = Some(shape.iter().copied().map(Some).collect());
+        self
+    }
+
+    /// The same field in another encoding, but for what was set before.
+    pub(crate) fn planned(
+        mut self,
+        quant: &QuantSpec,
+        filters: &[FilterId],
+        split: Option<SplitId>,
+        codecs: &[CodecSpec],
+    ) -> Self {
+        if !self.own.quant {
+            self.quant = quant.clone();
+        }
+        self.filters.get_or_insert_with(|| filters.to_vec());
+        if !self.own.split {
+            self.split = split;
+        }
+        if !self.own.codecs {
+            self.codecs = codecs.to_vec();
+        }
+        self
+    }
+
+    /// True if neither filters nor a codec follow the quantizer.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.filters.as_ref().is_some_and(Vec::is_empty)
+            && self.split.is_none()
+            && self.codecs == [CodecSpec::new(CodecId::NONE)]
+    }
+
+    pub(crate) fn with_reasons(mut self, reasons: Value) -> Self {
+        self.reasons = Some(reasons);
+        self
+    }
+
+    pub(crate) fn reasons(&self) -> Option<&Value> {
+        self.reasons.as_ref()
+    }
+
+    /// The options of the command that ask for this encoding.
+    pub(crate) fn options(&self) -> String {
+        let mut out = String::new();
+        if !self.quant.is_identity() {
+            out.push_str(&format!("--quantize {} ", self.quant));
+        }
+        if let Some(filters) = &self.filters {
+            let names: Vec<String> = filters.iter().map(ToString::to_string).collect();
+            let names = if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(",")
+            };
+            out.push_str(&format!("--filter {names} "));
+        }
+        if let Some(split) = self.split {
+            out.push_str(&format!("--split {split} "));
+        }
+        let codecs: Vec<String> = self.codecs.iter().map(ToString::to_string).collect();
+        out + &format!("--codec {}", codecs.join(","))
     }
 
     /// The quantizer's parameters for this field.

@@ -9,6 +9,7 @@ use crate::format::forever::MANIFEST_NAME;
 use crate::format::manifest::{Manifest, ShardRecord};
 use crate::storage::{FileSink, FileStorage, Sink, Storage, publish, sync_folder};
 
+use super::metadata::Metadata;
 use super::{Dataset, metadata};
 
 /// Bytes copied at a time where a link is not possible.
@@ -29,8 +30,8 @@ pub struct MergeSummary {
 }
 
 /// Merges datasets with the same fields and encodings, in the order given, into the new dataset `out`. Shards are hard
-/// links to those of the parts, so no data is copied within one file system, and the parts stay valid. User metadata is
-/// that of the parts, the first to name a key winning.
+/// links to those of the parts, so no data is copied within one file system, and the parts stay valid. Metadata is that
+/// of the parts, the first to name a key winning.
 ///
 /// # Errors
 /// `InvalidArgument` if schemas differ, a shard occurs twice, or `out` is a dataset already; errors of opening a part.
@@ -46,7 +47,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         return Err(Error::invalid("nothing to merge: name at least one part"));
     };
     let schema_bytes = first.manifest().schema_bytes.clone();
-    let mut user = first.metadata().clone();
+    let mut metadata = Metadata::default();
     let mut shards: Vec<(PathBuf, ShardRecord)> = Vec::new();
     let mut seen = HashSet::new();
     for part in &parts {
@@ -57,9 +58,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
             ))
             .in_file(part.path()));
         }
-        for (key, value) in part.metadata() {
-            user.entry(key.clone()).or_insert_with(|| value.clone());
-        }
+        metadata.add(part.metadata(), part.tool_metadata());
         for record in part.shard_records()? {
             if !seen.insert(record.shard_id) {
                 return Err(
@@ -96,7 +95,12 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
     }
     sync_folder(out)?;
     let records: Vec<ShardRecord> = shards.iter().map(|(_, record)| *record).collect();
-    let bytes = Manifest::encode(&schema_bytes, &metadata::encode(&user)?, &records, false)?;
+    let bytes = Manifest::encode(
+        &schema_bytes,
+        &metadata::encode(&metadata)?,
+        &records,
+        false,
+    )?;
     publish(&out.join(MANIFEST_NAME), &bytes)?;
     Ok(MergeSummary {
         path: out.to_owned(),

@@ -10,13 +10,35 @@ use crate::format::limits;
 /// The key of the user's own entries.
 const USER: &str = "user";
 
-/// The block that holds `user` entries; empty if there are none.
-pub(crate) fn encode(user: &Map<String, Value>) -> Result<Vec<u8>> {
-    if user.is_empty() {
+/// The block, taken apart.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Metadata {
+    /// The user's own entries.
+    pub(crate) user: Map<String, Value>,
+    /// The entries of tools, by tool.
+    pub(crate) tools: Map<String, Value>,
+}
+
+impl Metadata {
+    /// Adds entries; one that is there stays as it is.
+    pub(crate) fn add(&mut self, user: &Map<String, Value>, tools: &Map<String, Value>) {
+        for (into, from) in [(&mut self.user, user), (&mut self.tools, tools)] {
+            for (key, value) in from {
+                into.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+    }
+}
+
+/// The block that holds these entries; empty if there are none.
+pub(crate) fn encode(metadata: &Metadata) -> Result<Vec<u8>> {
+    let mut block = metadata.tools.clone();
+    if !metadata.user.is_empty() {
+        block.insert(USER.to_owned(), Value::Object(metadata.user.clone()));
+    }
+    if block.is_empty() {
         return Ok(Vec::new());
     }
-    let mut block = Map::new();
-    block.insert(USER.to_owned(), Value::Object(user.clone()));
     let bytes = serde_json::to_vec(&Value::Object(block))
         .map_err(|e| Error::invalid(format!("metadata: {e}")))?;
     // What a reader would refuse is refused here.
@@ -24,10 +46,10 @@ pub(crate) fn encode(user: &Map<String, Value>) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The `user` entries of a block.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
+/// The entries of a block.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Metadata> {
     if bytes.is_empty() {
-        return Ok(Map::new());
+        return Ok(Metadata::default());
     }
     if bytes.len() as u64 > limits::METADATA {
         return Err(Error::limit(
@@ -46,9 +68,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Map<String, Value>> {
     .and_then(|value| deserializer.end().map(|()| value))
     .map_err(|e| Error::corrupt("metadata", "one JSON object without duplicate keys", e))?;
     match value {
-        Value::Object(mut block) => match block.remove(USER) {
-            None => Ok(Map::new()),
-            Some(Value::Object(user)) => Ok(user),
+        Value::Object(mut tools) => match tools.remove(USER) {
+            None => Ok(Metadata {
+                user: Map::new(),
+                tools,
+            }),
+            Some(Value::Object(user)) => Ok(Metadata { user, tools }),
             Some(_) => Err(Error::corrupt(
                 "metadata",
                 "an object under \"user\"",
@@ -154,15 +179,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn user_entries_round_trip() -> Result<()> {
+    fn entries_round_trip() -> Result<()> {
         let mut user = Map::new();
         user.insert("model".to_owned(), "vae".into());
         user.insert(
             "steps".to_owned(),
             Value::Array(vec![1.into(), 2.5.into(), Value::Null]),
         );
-        assert_eq!(parse(&encode(&user)?)?, user);
-        assert!(encode(&Map::new())?.is_empty());
+        let mut metadata = Metadata {
+            user,
+            tools: Map::new(),
+        };
+        assert_eq!(parse(&encode(&metadata)?)?, metadata);
+        metadata.tools.insert("planner".to_owned(), Value::Null);
+        assert_eq!(parse(&encode(&metadata)?)?, metadata);
+        metadata.user.clear();
+        assert_eq!(parse(&encode(&metadata)?)?, metadata);
+        assert!(encode(&Metadata::default())?.is_empty());
         Ok(())
     }
 
@@ -194,6 +227,7 @@ mod tests {
         ] {
             assert!(parse(bad.as_bytes()).unwrap_err().is_corrupt(), "{bad}");
         }
-        assert!(parse(b"{\"planner\":{\"a\":1}}").unwrap().is_empty());
+        let other = parse(b"{\"planner\":{\"a\":1}}").unwrap();
+        assert!(other.user.is_empty() && other.tools.contains_key("planner"));
     }
 }

@@ -6,6 +6,7 @@ mod inspect;
 mod merge;
 mod metadata;
 mod output;
+mod planner;
 mod verify;
 mod writer;
 
@@ -14,9 +15,11 @@ pub use field_spec::{FieldSpec, Preset};
 pub use inspect::{DatasetReport, ErrorReport, FieldReport, ShardReport};
 pub use merge::{MergeSummary, merge};
 pub use output::{FieldOutput, Ragged};
+pub use planner::{Goal, MeasuredEncoding, Plan, Planner};
 pub use verify::{Damage, ShardCheck, VerifyReport};
 pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 
+use metadata::Metadata;
 pub(crate) use writer::check_workers;
 
 pub(crate) use batch::{Extent, FieldLayout, RaggedParts};
@@ -69,7 +72,7 @@ struct Inner {
     path: PathBuf,
     manifest: Manifest,
     schema: Arc<Schema>,
-    metadata: Map<String, Value>,
+    metadata: Metadata,
     options: DatasetBuilder,
     /// A dataset that is one file, or one piece of memory.
     single: Option<Arc<ShardReader>>,
@@ -263,7 +266,13 @@ impl Dataset {
 
     /// The user's metadata.
     pub fn metadata(&self) -> &Map<String, Value> {
-        &self.inner.metadata
+        &self.inner.metadata.user
+    }
+
+    /// The metadata of tools, by tool: under `planner`, why a [`crate::Planner`] chose the encodings it chose. It never
+    /// influences how samples are read.
+    pub fn tool_metadata(&self) -> &Map<String, Value> {
+        &self.inner.metadata.tools
     }
 
     /// The number of shards.

@@ -110,7 +110,7 @@ impl FolderSource {
                         path.display(),
                         header.dtype
                     ),
-                    "save all files with one dtype",
+                    "files of one sample each have one dtype; name arrays that belong together as fields (`--field NAME=PATH`)",
                 ));
             }
             if header.shape.len() != first.shape.len() {
@@ -122,7 +122,8 @@ impl FolderSource {
                         path.display(),
                         header.shape.len()
                     ),
-                    "save all files with the same number of axes; the lengths of the axes may differ",
+                    "files of one sample each have the same number of axes, of any length; name arrays that belong together as \
+                     fields (`--field NAME=PATH`)",
                 ));
             }
             if all_dims.is_none() && header.shape != first.shape {

@@ -611,7 +611,8 @@ impl Quantizer for Affine {
         let p = parts(params)?;
         if !matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64) {
             return Err(Error::invalid(format!(
-                "a {dtype} field cannot be quantized to integers; f16, bf16, f32 and f64 fields can"
+                "{} field cannot be quantized to integers; f16, bf16, f32 and f64 fields can",
+                dtype.with_article()
             )));
         }
         if ![4, 8, 16].contains(&p.bits) {

@@ -104,8 +104,9 @@ impl Quantizer for Cast {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "a {dtype} field cannot be cast to {stored}; f16, bf16, f32 and f64 fields can be cast to another one of f16, \
-             bf16, f8e4m3fn and f8e5m2, and f64 to f32"
+            "{} field cannot be cast to {stored}; f16, bf16, f32 and f64 fields can be cast to another one of f16, \
+             bf16, f8e4m3fn and f8e5m2, and f64 to f32",
+            dtype.with_article()
         )))
     }
 

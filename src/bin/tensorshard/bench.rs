@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use serde_json::{Value, json};
-use tensorshard::{DType, IoMode, Loader, LoaderStats, Shuffle};
+use tensorshard::{DType, Dataset, Field, IoMode, Loader, LoaderStats, Shuffle};
 
 use crate::failure::Failure;
 use crate::memory::PeakMemory;
@@ -175,6 +175,30 @@ fn stats_json(stats: &LoaderStats) -> Value {
     })
 }
 
+/// `--dtype` is for float fields: says so if there are others, and refuses it if there are no floats.
+fn tell_unaffected(dtype: DType, dataset: &Dataset, quiet: bool) -> Result<(), Failure> {
+    let is_float = |field: &Field| field.dtype().is_some_and(DType::is_float);
+    let others: Vec<&str> = dataset
+        .fields()
+        .filter(|field| !is_float(field))
+        .map(Field::name)
+        .collect();
+    let others_named = others.join(", ");
+    if !dataset.fields().any(is_float) {
+        return Err(Failure::usage(format!(
+            "--dtype {dtype} is for float fields, and {others_named} is none; leave it out, or choose fields with \
+             --fields"
+        )));
+    }
+    if !others.is_empty() && !quiet {
+        // A note is not worth an error.
+        let note =
+            format!("note: --dtype {dtype} is for float fields; as they are: {others_named}");
+        writeln!(io::stderr(), "{note}").ok();
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let batch_size = usize::try_from(args.batch_size).unwrap_or(usize::MAX);
     let memory = PeakMemory::watch();
@@ -201,6 +225,9 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
         options = options.memory_budget(bytes);
     }
     let mut loader = options.open(&args.path)?;
+    if let Some(dtype) = args.dtype {
+        tell_unaffected(dtype, loader.dataset(), quiet)?;
+    }
     let speed = iterate(&mut loader, opened, batch_size, args.epochs, quiet)?;
     let peak_anon = memory.finish();
 

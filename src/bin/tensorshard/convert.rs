@@ -10,12 +10,12 @@ use tensorshard::{
     DType, Dataset, FieldSpec, QuantSpec, ShardWriter, ShardWriterBuilder, TensorView, WriteSummary,
 };
 
-use crate::encodings::{EncodingArgs, PlainField};
+use crate::encodings::{EncodingArgs, Encodings, PlainField};
 use crate::failure::Failure;
 use crate::inputs::{self, Fields};
 use crate::interrupt;
 use crate::progress::{Progress, Unit};
-use crate::{size, table};
+use crate::{plan, size, table};
 
 /// Source bytes that are read at a time.
 const BLOCK_BYTES: u64 = 4 << 20;
@@ -25,11 +25,13 @@ const BLOCK_SAMPLES: u64 = 1 << 16;
 /// NumPy files to a dataset. Lossless unless a preset or a quantizer is asked for.
 ///
 /// IN is one .npy (its first axis are the samples), one .npz (each array a field), a folder of .npy files of one
-/// sample each, or several such files or quoted patterns. Aligned arrays are named with --field instead.
+/// sample each, or several such files or quoted patterns (one sample each, too). Aligned arrays are fields: name them
+/// with --field.
 ///
 ///   tensorshard convert latents.npy latents --preset int8
 ///   tensorshard convert --field image=x.npy --field label=y.npy train
 ///   tensorshard convert 'mels/*.npy' mels --codec zstd:3
+///   tensorshard convert fields.npy fields --max-error 1e-3 --goal small
 #[derive(Debug, clap::Args)]
 #[command(
     verbatim_doc_comment,
@@ -73,7 +75,7 @@ pub(crate) struct Args {
     encodings: EncodingArgs,
 }
 
-fn parse_void(text: &str) -> Result<DType, String> {
+pub(crate) fn parse_void(text: &str) -> Result<DType, String> {
     match DType::from_name(text) {
         Some(dtype @ (DType::BF16 | DType::F8E4M3FN | DType::F8E5M2)) => Ok(dtype),
         _ => Err("it is bf16, f8e4m3fn or f8e5m2".to_owned()),
@@ -109,7 +111,7 @@ pub(crate) fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let options = ImportOptions {
         void_as: args.dtype_of_void,
     };
-    let mut fields = inputs::open(ins, &args.fields, &options)?;
+    let mut fields = inputs::open(ins, &args.fields, &options, quiet)?;
     let previous = if args.append {
         let dataset = Dataset::open(out)?;
         adopt_names(&mut fields, &dataset);
@@ -131,8 +133,16 @@ pub(crate) fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         builder = builder.metadata(key, value);
     }
     let writer = match &previous {
-        // In the encodings of the dataset.
-        Some(_) if args.encodings.is_empty() => builder.append_to(out)?,
+        // In the encodings of the dataset: a plan was made when it was created.
+        Some(_) if args.encodings.is_empty() || encodings.is_only_planned() => {
+            builder.append_to(out)?
+        }
+        Some(_) if encodings.is_planned() => {
+            return Err(Failure::usage(
+                "appending keeps the encodings of the dataset; leave --preset auto, --max-error and --target-bits out, \
+                 or all other options of encodings",
+            ));
+        }
         Some(dataset) => {
             let specs = encodings.apply(plain_fields(&fields))?;
             builder
@@ -142,6 +152,7 @@ pub(crate) fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         None => {
             let mut specs = encodings.apply(plain_fields(&fields))?;
             refuse_existing(&builder, args.overwrite, out)?;
+            plan(&encodings, &mut specs, &mut fields, quiet)?;
             calibrate(&mut specs, &mut fields, quiet)?;
             builder.fields(specs).create(out)?
         }
@@ -239,6 +250,26 @@ fn as_in_dataset(specs: Vec<FieldSpec>, dataset: &Dataset) -> Result<Vec<FieldSp
         }
     }
     Ok(out)
+}
+
+/// Chooses encodings by measuring them, where that is asked for.
+fn plan(
+    encodings: &Encodings,
+    specs: &mut [FieldSpec],
+    fields: &mut Fields,
+    quiet: bool,
+) -> Result<(), Failure> {
+    for field in &mut fields.arrays {
+        let spec = specs.iter_mut().find(|spec| spec.name() == field.name);
+        let (Some(spec), Some(planner)) = (spec, encodings.planner(&field.name)) else {
+            continue;
+        };
+        if field.source.raw_bytes() > 0 {
+            *spec = plan::plan(&planner, spec, field.source.as_mut(), quiet)?.field();
+        }
+        interrupt::check()?;
+    }
+    Ok(())
 }
 
 /// A first pass over the fields that need static scales.

@@ -57,7 +57,13 @@ impl Workplace {
                 std::env::temp_dir().join(name)
             }
         };
-        fs::create_dir(&path).map_err(|e| Failure::io("create folder", &path, e))?;
+        fs::create_dir(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists => Failure::usage(format!(
+                "{} is there already; name a folder that is not there yet, or remove it",
+                path.display()
+            )),
+            _ => Failure::io("create folder", &path, e),
+        })?;
         Ok(Self {
             path,
             keep: keep.is_some(),
@@ -160,7 +166,7 @@ fn convert(folder: &Path, out: &Path, captions: Vec<String>, quiet: bool) -> Res
         .iter()
         .map(|&name| (name.to_owned(), folder.join(format!("{name}.npy"))))
         .collect();
-    let mut fields = inputs::open(&[], &named, &ImportOptions::default())?;
+    let mut fields = inputs::open(&[], &named, &ImportOptions::default(), quiet)?;
     fields.texts.push(TextField {
         name: "caption".to_owned(),
         is_key: false,

@@ -3,7 +3,8 @@
 
 use clap::Args;
 use tensorshard::{
-    CodecSpec, DType, FieldSpec, FilterId, FilterSpec, NonFinite, Preset, QuantSpec, SplitId,
+    CodecSpec, DType, FieldSpec, FilterId, FilterSpec, Goal, NonFinite, Planner, Preset, QuantSpec,
+    SplitId,
 };
 
 use crate::failure::Failure;
@@ -16,9 +17,18 @@ use crate::failure::Failure;
 )]
 pub(crate) struct EncodingArgs {
     /// lossless (the default), f16, bf16, int8, int8-per-channel, int4-group32, fp8 or article: touches float
-    /// fields only.
+    /// fields only. Or auto: measures lossless encodings on a sample of the field and picks one.
     #[arg(long, value_name = "PRESET")]
     preset: Vec<String>,
+    /// As --preset auto, but float fields may be stored with an error of at most E (absolute) an element: a guarantee.
+    #[arg(long, value_name = "E")]
+    max_error: Vec<String>,
+    /// As --preset auto, but float fields are stored with the least error in at most B bits a value.
+    #[arg(long, value_name = "B")]
+    target_bits: Vec<String>,
+    /// What auto, --max-error and --target-bits pick for: fast, balanced (the default) or small.
+    #[arg(long, value_name = "GOAL")]
+    goal: Vec<String>,
     /// identity, f16, bf16, f8e4m3fn, f8e5m2, [u]int4, [u]int8 or [u]int16, the integers with :asym, :per-sample,
     /// :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; or a largest error, verified for every element:
     /// abs_error:E, rel_error:FRACTION of the field's range, psnr:DECIBELS. Without NAME: float fields.
@@ -81,6 +91,33 @@ impl<T> Choice<T> {
         Ok(out)
     }
 
+    /// Takes the values of another option that says something about the same thing.
+    fn merge(&mut self, other: Self) -> Result<(), Failure> {
+        let same = other
+            .fields
+            .iter()
+            .find(|(name, _)| self.of(name).is_some());
+        if let Some((name, _)) = same {
+            return Err(Failure::usage(format!(
+                "--preset, --max-error and --target-bits exclude each other; give field {name:?} one of them"
+            )));
+        }
+        self.fields.extend(other.fields);
+        if other.all.is_some() && std::mem::replace(&mut self.all, other.all).is_some() {
+            return Err(Failure::usage(
+                "--preset, --max-error and --target-bits exclude each other; for single fields write NAME=VALUE",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Every value.
+    fn values(&self) -> impl Iterator<Item = &T> {
+        self.all
+            .iter()
+            .chain(self.fields.iter().map(|(_, value)| value))
+    }
+
     /// The field's own value.
     fn of(&self, field: &str) -> Option<&T> {
         self.fields
@@ -103,10 +140,59 @@ struct Quantize {
     has_policy: bool,
 }
 
+/// What `--preset`, `--max-error` or `--target-bits` asked for: at most one of them counts for a field.
+#[derive(Clone, Copy, Debug)]
+enum Request {
+    Preset(Preset),
+    Auto,
+    MaxError(f64),
+    TargetBits(f64),
+}
+
+impl Request {
+    fn parse_preset(text: &str) -> Result<Self, Failure> {
+        if text == AUTO {
+            return Ok(Self::Auto);
+        }
+        match Preset::parse(text) {
+            Ok(preset) => Ok(Self::Preset(preset)),
+            Err(error) => Err(Failure::usage(format!("{error}, or {AUTO}"))),
+        }
+    }
+
+    fn is_planned(self) -> bool {
+        !matches!(self, Self::Preset(_))
+    }
+
+    fn planner(self, goal: Goal) -> Option<Planner> {
+        let planner = Planner::new(goal);
+        match self {
+            Self::Preset(_) => None,
+            Self::Auto => Some(planner),
+            Self::MaxError(bound) => Some(planner.max_error(bound)),
+            Self::TargetBits(bits) => Some(planner.target_bits(bits)),
+        }
+    }
+}
+
+/// The preset that is chosen by measuring.
+const AUTO: &str = "auto";
+
+/// A number above 0.
+pub(crate) fn parse_number(option: &str, text: &str) -> Result<f64, Failure> {
+    match text.parse::<f64>() {
+        Ok(x) if x > 0.0 && x.is_finite() => Ok(x),
+        _ => Err(Failure::usage(format!(
+            "--{option} is a number above 0, as in --{option} 0.5 or --{option} NAME=0.5, not {text:?}"
+        ))),
+    }
+}
+
 /// The options, read.
 #[derive(Clone, Debug)]
 pub(crate) struct Encodings {
-    preset: Choice<Preset>,
+    request: Choice<Request>,
+    goal: Choice<Goal>,
     quantize: Choice<Quantize>,
     filter: Choice<Vec<FilterSpec>>,
     split: Choice<Option<SplitId>>,
@@ -119,6 +205,9 @@ impl EncodingArgs {
     pub(crate) fn is_empty(&self) -> bool {
         [
             &self.preset,
+            &self.max_error,
+            &self.target_bits,
+            &self.goal,
             &self.quantize,
             &self.filter,
             &self.split,
@@ -131,8 +220,23 @@ impl EncodingArgs {
 
     /// Reads the options.
     pub(crate) fn parse(&self) -> Result<Encodings, Failure> {
+        let mut request = Choice::parse("preset", &self.preset, Request::parse_preset)?;
+        request.merge(Choice::parse("max-error", &self.max_error, |text| {
+            Ok(Request::MaxError(parse_number("max-error", text)?))
+        })?)?;
+        request.merge(Choice::parse("target-bits", &self.target_bits, |text| {
+            Ok(Request::TargetBits(parse_number("target-bits", text)?))
+        })?)?;
+        let goal = Choice::parse("goal", &self.goal, |text| Ok(Goal::parse(text)?))?;
+        let planned = request.values().any(|request| request.is_planned());
+        if !planned && goal.values().next().is_some() {
+            return Err(Failure::usage(
+                "--goal says what --preset auto, --max-error or --target-bits pick for; add one of them",
+            ));
+        }
         Ok(Encodings {
-            preset: Choice::parse("preset", &self.preset, |text| Ok(Preset::parse(text)?))?,
+            request,
+            goal,
             quantize: Choice::parse("quantize", &self.quantize, |text| {
                 Ok(Quantize {
                     spec: QuantSpec::parse(text)?,
@@ -229,7 +333,7 @@ impl Encodings {
         } = field;
         let policy = self.non_finite.get(&name).copied();
         // A preset of its own counts before a quantizer for all fields.
-        let own_preset = self.preset.of(&name).is_some();
+        let own_preset = self.request.of(&name).is_some();
         let quantize = self.quantize.of(&name).or_else(|| {
             self.quantize
                 .all
@@ -245,7 +349,7 @@ impl Encodings {
                 quant = quant.non_finite(policy);
             }
             spec = spec.quantize(quant);
-        } else if let Some(preset) = self.preset.get(&name) {
+        } else if let Some(Request::Preset(preset)) = self.request.get(&name) {
             spec = preset.apply(spec, policy.unwrap_or_default());
         }
         let mut is_split = false;
@@ -278,12 +382,49 @@ impl Encodings {
         Ok(spec)
     }
 
+    /// The planner of a field, if its encoding shall be chosen by measuring. A quantizer of its own leaves nothing that
+    /// the requests of all fields could be about.
+    pub(crate) fn planner(&self, field: &str) -> Option<Planner> {
+        let all = self.quantize.of(field).is_none();
+        let request = self
+            .request
+            .of(field)
+            .or(self.request.all.as_ref().filter(|_| all))?;
+        let goal = self.goal.get(field).copied().unwrap_or_default();
+        let planner = request.planner(goal)?;
+        Some(match self.non_finite.get(field) {
+            Some(policy) => planner.non_finite(*policy),
+            None => planner,
+        })
+    }
+
+    /// True if something is asked for, and all of it is to be chosen by measuring.
+    pub(crate) fn is_only_planned(&self) -> bool {
+        fn empty<T>(choice: &Choice<T>) -> bool {
+            choice.values().next().is_none()
+        }
+        let mut requests = self.request.values().peekable();
+        requests.peek().is_some()
+            && requests.all(|request| request.is_planned())
+            && empty(&self.quantize)
+            && empty(&self.filter)
+            && empty(&self.split)
+            && empty(&self.codec)
+            && empty(&self.non_finite)
+    }
+
+    /// True if something is to be chosen by measuring.
+    pub(crate) fn is_planned(&self) -> bool {
+        self.request.values().any(|request| request.is_planned())
+    }
+
     fn check_names(&self, fields: &[PlainField]) -> Result<(), Failure> {
         fn names<T>(choice: &Choice<T>) -> impl Iterator<Item = &str> {
             choice.fields.iter().map(|(name, _)| name.as_str())
         }
         let known: Vec<&str> = fields.iter().map(|field| field.spec.name()).collect();
-        let unknown = names(&self.preset)
+        let unknown = names(&self.request)
+            .chain(names(&self.goal))
             .chain(names(&self.quantize))
             .chain(names(&self.filter))
             .chain(names(&self.split))
@@ -380,5 +521,45 @@ mod tests {
             ..EncodingArgs::default()
         };
         assert!(twice.parse().is_err());
+    }
+
+    #[test]
+    fn planned_fields_are_those_that_nothing_of_their_own_settles() {
+        let args = EncodingArgs {
+            preset: texts(&["auto", "mel=int8"]),
+            max_error: texts(&["score=0.1"]),
+            quantize: texts(&["latent=int4"]),
+            goal: texts(&["small"]),
+            ..EncodingArgs::default()
+        };
+        let encodings = args.parse().unwrap();
+        let planned = |name| encodings.planner(name).is_some();
+        assert_eq!(
+            ["latent", "mel", "score", "label"].map(planned),
+            [false, false, true, true]
+        );
+        assert!(encodings.is_planned() && !encodings.is_only_planned());
+        assert_eq!(quantizers(&args).unwrap()[..2], ["int4", "int8"]);
+    }
+
+    #[test]
+    fn requests_that_contradict_each_other_are_usage_errors() {
+        for (preset, max_error, target_bits, goal) in [
+            (&["auto"][..], &["0.1"][..], &[][..], &[][..]),
+            (&["x=f16"], &[], &["x=4"], &[]),
+            (&[], &["0"], &[], &[]),
+            (&[], &[], &["many"], &[]),
+            (&["int8"], &[], &[], &["small"]),
+            (&["auto"], &[], &[], &["cheap"]),
+        ] {
+            let args = EncodingArgs {
+                preset: texts(preset),
+                max_error: texts(max_error),
+                target_bits: texts(target_bits),
+                goal: texts(goal),
+                ..EncodingArgs::default()
+            };
+            assert_eq!(args.parse().unwrap_err().exit_code(), 2, "{args:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is on the command line as inputs: files, folders, patterns, named arrays.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use tensorshard::import::{self, ImportOptions, InputField};
@@ -32,6 +33,7 @@ pub(crate) fn open(
     inputs: &[PathBuf],
     named: &[(String, PathBuf)],
     options: &ImportOptions,
+    quiet: bool,
 ) -> Result<Fields, Failure> {
     let mut arrays = Vec::new();
     let mut texts = Vec::new();
@@ -42,7 +44,17 @@ pub(crate) fn open(
                 named_after_file = named.is_empty() && has_extension(&path, "npy");
                 import::open(&path, options)?
             }
-            Expanded::Samples(paths) => import::open_files(&paths, options)?,
+            Expanded::Samples { paths, named } => {
+                if named && !quiet {
+                    let note = format!(
+                        "note: {} .npy files are one sample each; aligned arrays are fields: --field NAME=PATH",
+                        paths.len()
+                    );
+                    // A note is not worth an error.
+                    writeln!(io::stderr(), "{note}").ok();
+                }
+                import::open_files(&paths, options)?
+            }
         };
         arrays.extend(input.fields);
         texts.extend(input.keys.map(|values| TextField {
@@ -143,7 +155,11 @@ enum Expanded {
     /// A file or a folder as it is.
     One(PathBuf),
     /// Files that are one sample each.
-    Samples(Vec<PathBuf>),
+    Samples {
+        paths: Vec<PathBuf>,
+        /// Each was named on its own: they could also be meant as fields.
+        named: bool,
+    },
 }
 
 /// Expands patterns, and decides what several paths mean.
@@ -187,7 +203,8 @@ fn expand(inputs: &[PathBuf]) -> Result<Expanded, Failure> {
                     other.display()
                 )));
             }
-            Ok(Expanded::Samples(paths))
+            let named = !patterns;
+            Ok(Expanded::Samples { paths, named })
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The `tensorshard` command: progress on stderr, results on stdout, exit codes 0 ok, 1 damaged, 2 usage, 3 I/O,
 //! 4 unsupported.
 
+mod advise;
 mod bench;
 mod cat;
 mod convert;
@@ -13,8 +14,11 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod merge;
+mod plan;
+mod plot;
 mod progress;
 mod range;
+mod raster;
 mod size;
 mod table;
 mod values;
@@ -43,12 +47,13 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Convert(convert::Args),
+    Convert(Box<convert::Args>),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Export(export::Args),
     Cat(cat::Args),
     Merge(merge::Args),
+    Advise(advise::Args),
     Bench(bench::Args),
     Demo(demo::Args),
 }
@@ -83,12 +88,13 @@ fn run() -> Result<(), Failure> {
     };
     let quiet = cli.quiet;
     match cli.verb {
-        Verb::Convert(args) => convert::run(args, quiet),
+        Verb::Convert(args) => convert::run(*args, quiet),
         Verb::Inspect(args) => inspect::run(&args),
         Verb::Verify(args) => verify::run(&args, quiet),
         Verb::Export(args) => export::run(&args, quiet),
         Verb::Cat(args) => cat::run(&args),
         Verb::Merge(args) => merge::run(&args),
+        Verb::Advise(args) => advise::run(&args, quiet),
         Verb::Bench(args) => bench::run(&args, quiet),
         Verb::Demo(args) => demo::run(&args, quiet),
     }

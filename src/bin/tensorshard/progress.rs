@@ -16,6 +16,8 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) enum Unit {
     Bytes,
     Samples,
+    /// Steps that say nothing to people.
+    Percent,
 }
 
 /// The progress of one task.
@@ -87,6 +89,7 @@ impl Progress {
         let rate = done as f64 / seconds;
         let mut text = match self.unit {
             Unit::Bytes => format!("{}, {:.0} MB/s", size::bytes(done), rate / 1e6),
+            Unit::Percent => "measuring".to_owned(),
             Unit::Samples => format!("{}, {rate:.0} samples/s", size::counted(done, "sample")),
         };
         if let Some(ratio) = ratio {

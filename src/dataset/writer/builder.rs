@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::dataset::metadata::Metadata;
 use crate::dataset::{Dataset, FieldSpec};
 use crate::error::{Error, Result};
 use crate::format::forever::MANIFEST_NAME;
@@ -16,6 +17,8 @@ use super::files::random_id;
 /// Decoded bytes of a chunk unless asked otherwise.
 const CHUNK_BYTES: u64 = 1 << 20;
 const MAX_SHARD_LEN: u64 = 256 << 20;
+/// The planner's entry of the metadata.
+const PLANNER: &str = "planner";
 
 /// Options of a [`ShardWriter`]. Defaults: chunks of 1 MiB before encoding, shards of 256 MiB, a worker per core,
 /// random shard ids, an existing dataset is never touched.
@@ -23,7 +26,7 @@ const MAX_SHARD_LEN: u64 = 256 << 20;
 #[must_use]
 pub struct ShardWriterBuilder {
     fields: Vec<FieldSpec>,
-    pub(super) metadata: Map<String, Value>,
+    pub(super) metadata: Metadata,
     pub(super) chunk_bytes: u64,
     pub(super) samples_per_chunk: Option<u32>,
     pub(super) max_shard_len: u64,
@@ -36,7 +39,7 @@ impl Default for ShardWriterBuilder {
     fn default() -> Self {
         Self {
             fields: Vec::new(),
-            metadata: Map::new(),
+            metadata: Metadata::default(),
             chunk_bytes: CHUNK_BYTES,
             samples_per_chunk: None,
             max_shard_len: MAX_SHARD_LEN,
@@ -62,7 +65,7 @@ impl ShardWriterBuilder {
 
     /// Sets one entry of the user's metadata.
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
-        self.metadata.insert(key.into(), value.into());
+        self.metadata.user.insert(key.into(), value.into());
         self
     }
 
@@ -107,7 +110,7 @@ impl ShardWriterBuilder {
     ///
     /// # Errors
     /// `InvalidArgument` for a contradictory schema or if a dataset is there; `Io`.
-    pub fn create(self, path: impl AsRef<Path>) -> Result<ShardWriter> {
+    pub fn create(mut self, path: impl AsRef<Path>) -> Result<ShardWriter> {
         let path = path.as_ref();
         let exists = path.join(MANIFEST_NAME).exists();
         if exists && !self.overwrite {
@@ -121,6 +124,15 @@ impl ShardWriterBuilder {
             replaced = old.shard_ids()?;
         }
         let schema = self.schema()?;
+        let reasons: Map<String, Value> = self
+            .fields
+            .iter()
+            .filter_map(|field| Some((field.name().to_owned(), field.reasons()?.clone())))
+            .collect();
+        if !reasons.is_empty() {
+            let tools = &mut self.metadata.tools;
+            tools.insert(PLANNER.to_owned(), Value::Object(reasons));
+        }
         ShardWriter::start(self, path, schema, Vec::new(), replaced)
     }
 
@@ -139,11 +151,8 @@ impl ShardWriterBuilder {
             )
             .in_file(path));
         }
-        for (key, value) in dataset.metadata() {
-            self.metadata
-                .entry(key.clone())
-                .or_insert_with(|| value.clone());
-        }
+        self.metadata
+            .add(dataset.metadata(), dataset.tool_metadata());
         let previous = dataset.shard_records()?;
         ShardWriter::start(self, path, schema, previous, Vec::new())
     }
