@@ -302,7 +302,13 @@ impl fmt::Display for Error {
                 reason,
             } => write!(
                 f,
-                "value {value} of sample {sample} cannot be stored{location}: {reason}; choose another quantizer, or the non-finite policy `saturate` or `patch`"
+                "value {value} of sample {sample} cannot be stored{location}: {reason}; choose another quantizer, or the non-finite policy {}",
+                // There is no nearest value to NaN.
+                if value.is_nan() {
+                    "`patch`"
+                } else {
+                    "`saturate` or `patch`"
+                }
             ),
             ErrorKind::WorkerPanicked { stage, message } => {
                 write!(

@@ -59,8 +59,8 @@ pub use format::shard_id::ShardId;
 pub use loader::BatchStream;
 pub use loader::{Batches, Limit, Loader, LoaderBuilder, LoaderStats, Shuffle};
 pub use quant::{
-    AbsErrorParams, AffineParams, Calibrator, ErrorBound, Granularity, NonFinite, QuantParams,
-    QuantSpec, Scales,
+    AbsErrorParams, AffineParams, Calibrator, CodebookParams, ErrorBound, Fp8Params, Granularity,
+    MxFormat, MxParams, NonFinite, QuantParams, QuantSpec, Scales,
 };
 pub use split::SplitId;
 pub use storage::IoMode;

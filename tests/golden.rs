@@ -45,6 +45,7 @@ const CASES: &[(&str, Case)] = &[
     ("splits", splits),
     ("prefix", prefix),
     ("predict", predict),
+    ("scaled", scaled),
     ("huffman", |path| bytes(path, "huffman")),
 ];
 
@@ -721,6 +722,50 @@ fn predict(path: &Path) -> Result<()> {
     }
     writer.finish()?;
     Ok(())
+}
+
+fn scaled(path: &Path) -> Result<()> {
+    let mut fields = Vec::new();
+    for (i, base) in [
+        "fp8",
+        "fp8-e5m2",
+        "nf4",
+        "codebook:-8,-6,-4,-3,-2,-1,-0.5,0,0.5,1,2,3,4,5,6,7",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for (j, rest) in ["", ":per-group=4:scale=f16", ":per-sample:scale=bf16"]
+            .into_iter()
+            .enumerate()
+        {
+            let spec = QuantSpec::parse(&format!("{base}{rest}"))?;
+            fields.push((format!("{base}{rest}"), FLOATS[(i + j) % 4], spec));
+        }
+    }
+    for (i, name) in ["mxfp8", "mxfp8-e5m2", "mxint8", "mxfp4"]
+        .into_iter()
+        .enumerate()
+    {
+        for dtype in [
+            DType::F32,
+            [DType::F64, DType::F16, DType::BF16, DType::F64][i],
+        ] {
+            fields.push((format!("{name} {dtype}"), dtype, QuantSpec::parse(name)?));
+        }
+    }
+    let table = Scales {
+        scales: vec![0.0625],
+        zero_points: vec![],
+    };
+    fields.push((
+        "static".to_owned(),
+        DType::F32,
+        QuantSpec::parse("fp8:per-tensor")?.scales(table),
+    ));
+    let bytes: Vec<f32> = (-128..128).map(|i| i as f32 / 20.0).collect();
+    fields.push(("bytes".to_owned(), DType::F32, QuantSpec::codebook(&bytes)));
+    write_quantized(path, 10, &fields, &[35])
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -275,6 +275,16 @@ fn lossy_specs() -> Vec<QuantSpec> {
         QuantSpec::cast(DType::F8E5M2),
     ];
     out.push(QuantSpec::cast(DType::F8E4M3FN));
+    for scaled in [
+        "fp8",
+        "fp8-e5m2:per-group=5",
+        "nf4:per-group=3",
+        "mxfp8",
+        "mxint8",
+        "mxfp4",
+    ] {
+        out.push(QuantSpec::parse(scaled).unwrap());
+    }
     out.push(QuantSpec::abs_error(0.02).bits(8));
     out.push(QuantSpec::abs_error(1e-3).range(-6.0, 6.0));
     out.push(QuantSpec::rel_error(1e-6).range(-6.0, 6.0));

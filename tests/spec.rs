@@ -114,13 +114,24 @@ fn quantizer_table_matches() -> Result<()> {
         rows.iter()
             .map(|(_, name)| name.as_str())
             .collect::<Vec<_>>(),
-        ["identity", "cast", "affine", "abs_error"]
+        [
+            "identity",
+            "cast",
+            "affine",
+            "abs_error",
+            "fp8",
+            "codebook",
+            "mx"
+        ]
     );
     for (text, name) in [
         ("identity", "identity"),
         ("f16", "cast"),
         ("int8", "affine"),
         ("abs_error:0.1:bits=8", "abs_error"),
+        ("fp8", "fp8"),
+        ("nf4", "codebook"),
+        ("mxfp4", "mx"),
     ] {
         let id = rows.iter().find(|(_, row)| row == name).unwrap().0;
         assert_eq!(

@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::filter::{FilterId, FilterSpec};
 use crate::format::schema::{Field, Kind};
-use crate::quant::{Calibrator, NonFinite, QuantParams, QuantSpec, Scales};
+use crate::quant::{Calibrator, MxFormat, NonFinite, QuantParams, QuantSpec, Scales};
 use crate::split::SplitId;
 
 /// A field to write. Defaults: lossless (identity), byte shuffle where a stored element is wider than a byte, Snappy.
@@ -373,6 +373,18 @@ pub enum Preset {
     Int8PerChannel,
     /// Floats as symmetric int4 with an f16 scale for every 32 elements of the last axis.
     Int4Group32,
+    /// Floats as symmetric int4 with an f16 scale for every 64 elements of the last axis.
+    Int4Group64,
+    /// Floats as symmetric int4 with an f16 scale for every 128 elements of the last axis.
+    Int4Group128,
+    /// Floats as NF4, with a scale for every 64 elements of the last axis.
+    Nf4,
+    /// Floats as OCP MXFP8, with f8e4m3fn elements.
+    MxFp8,
+    /// Floats as OCP MXINT8.
+    MxInt8,
+    /// Floats as OCP MXFP4.
+    MxFp4,
     /// Floats as f8e4m3fn.
     Fp8,
     /// Symmetric int8 with one scale for each sample, then Snappy: the recipe of the articles.
@@ -380,7 +392,7 @@ pub enum Preset {
 }
 
 /// Name and one-line description of every preset.
-const PRESETS: [(Preset, &str, &str); 8] = [
+const PRESETS: [(Preset, &str, &str); 14] = [
     (
         Preset::Lossless,
         "lossless",
@@ -399,6 +411,20 @@ const PRESETS: [(Preset, &str, &str); 8] = [
         "int4-group32",
         "floats as int4, an f16 scale per 32 elements",
     ),
+    (
+        Preset::Int4Group64,
+        "int4-group64",
+        "floats as int4, an f16 scale per 64 elements",
+    ),
+    (
+        Preset::Int4Group128,
+        "int4-group128",
+        "floats as int4, an f16 scale per 128 elements",
+    ),
+    (Preset::Nf4, "nf4", "floats as NF4, a scale per 64 elements"),
+    (Preset::MxFp8, "mxfp8", "floats as OCP MXFP8 (E4M3)"),
+    (Preset::MxInt8, "mxint8", "floats as OCP MXINT8"),
+    (Preset::MxFp4, "mxfp4", "floats as OCP MXFP4"),
     (Preset::Fp8, "fp8", "floats as f8e4m3fn"),
     (Preset::Article, "article", "int8 per sample + snappy"),
 ];
@@ -465,6 +491,12 @@ impl Preset {
             Self::Int8 | Self::Article => QuantSpec::int8().per_sample(),
             Self::Int8PerChannel => QuantSpec::int8().per_channel(0),
             Self::Int4Group32 => QuantSpec::int4().per_group(32).scale_dtype(DType::F16),
+            Self::Int4Group64 => QuantSpec::int4().per_group(64).scale_dtype(DType::F16),
+            Self::Int4Group128 => QuantSpec::int4().per_group(128).scale_dtype(DType::F16),
+            Self::Nf4 => QuantSpec::nf4(),
+            Self::MxFp8 => QuantSpec::mx(MxFormat::Fp8E4M3),
+            Self::MxInt8 => QuantSpec::mx(MxFormat::Int8),
+            Self::MxFp4 => QuantSpec::mx(MxFormat::Fp4),
             Self::Fp8 => QuantSpec::cast(DType::F8E4M3FN),
         };
         // f16 to f16 is no quantization at all.

@@ -156,7 +156,7 @@ impl Field {
     }
 
     pub(crate) fn has_scales_stream(&self) -> bool {
-        matches!(self.quant, QuantParams::Affine(_)) && !self.has_static_scales()
+        self.quant.scaling().is_some() && !self.has_static_scales()
     }
 
     /// Bits of a stored element, given the sample's own dtype if the field leaves it open.
@@ -299,7 +299,8 @@ impl Field {
     }
 
     fn is_per_tensor(&self) -> bool {
-        matches!(&self.quant, QuantParams::Affine(params) if params.granularity == Granularity::PerTensor)
+        let granularity = self.quant.scaling().map(|scaling| scaling.granularity);
+        granularity == Some(Granularity::PerTensor)
     }
 
     fn encode(&self, out: &mut Vec<u8>) -> Result<()> {

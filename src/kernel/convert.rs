@@ -21,7 +21,7 @@ const F32_QUIET: u32 = 0x0040_0000;
 /// Rounds the magnitude `abs` (f32 bits without sign) to a float with `M` mantissa bits and this exponent bias. What
 /// overflows has codes above the largest exponent; NaN is not handled.
 #[inline(always)]
-fn narrow<const M: u32, const BIAS: u32>(abs: u32) -> u32 {
+pub(crate) fn narrow<const M: u32, const BIAS: u32>(abs: u32) -> u32 {
     let magic = (127 + 24 - BIAS - M) << 23;
     let subnormal = (f32::from_bits(abs) + f32::from_bits(magic))
         .to_bits()
@@ -91,8 +91,8 @@ pub(crate) fn f32_to_f8e5m2(x: f32) -> u8 {
 
 /// From binary16; exact, and NaN becomes quiet.
 #[inline(always)]
-pub(crate) const fn f16_to_f32(code: u16) -> f32 {
-    let code = code as u32;
+pub(crate) fn f16_to_f32(code: u16) -> f32 {
+    let code = u32::from(code);
     let shifted = (code & 0x7FFF) << 13;
     let exponent = shifted & (0x7C00 << 13);
     let normal = shifted + ((127 - 15) << 23);
@@ -119,46 +119,27 @@ pub(crate) fn bf16_to_f32(code: u16) -> f32 {
     f32::from_bits(u32::from(code) << 16)
 }
 
-const fn f8e4m3fn_value(code: u32) -> f32 {
-    let (e, m) = ((code >> 3) & 15, code & 7);
-    let abs = if code & 0x7F == 0x7F {
+/// From f8e4m3fn; exact.
+#[inline(always)]
+pub(crate) fn f8e4m3fn_to_f32(code: u8) -> f32 {
+    let code = u32::from(code);
+    let abs = code & 0x7F;
+    // m * 2^-9
+    let subnormal = (abs as f32 * f32::from_bits((127 - 9) << 23)).to_bits();
+    let normal = (abs << 20) + ((127 - 7) << 23);
+    let finite = if abs < 8 { subnormal } else { normal };
+    let abs = if abs == 0x7F {
         F32_INF | F32_QUIET
-    } else if e == 0 {
-        // m * 2^-9
-        (m as f32 * f32::from_bits((127 - 9) << 23)).to_bits()
     } else {
-        ((e + 127 - 7) << 23) | (m << 20)
+        finite
     };
     f32::from_bits(abs | ((code & 0x80) << 24))
 }
 
-const fn table(e5m2: bool) -> [f32; 256] {
-    let mut out = [0.0; 256];
-    let mut code = 0;
-    while code < 256 {
-        out[code] = if e5m2 {
-            f16_to_f32((code as u16) << 8)
-        } else {
-            f8e4m3fn_value(code as u32)
-        };
-        code += 1;
-    }
-    out
-}
-
-static F8E4M3FN: [f32; 256] = table(false);
-static F8E5M2: [f32; 256] = table(true);
-
-/// From f8e4m3fn; exact.
-#[inline(always)]
-pub(crate) fn f8e4m3fn_to_f32(code: u8) -> f32 {
-    F8E4M3FN[usize::from(code)]
-}
-
-/// From f8e5m2; exact.
+/// From f8e5m2, the upper half of a binary16; exact, and NaN becomes quiet.
 #[inline(always)]
 pub(crate) fn f8e5m2_to_f32(code: u8) -> f32 {
-    F8E5M2[usize::from(code)]
+    f16_to_f32(u16::from(code) << 8)
 }
 
 /// Rounds to nearest even; NaN keeps its sign and the top bits of its mantissa, and is quiet.

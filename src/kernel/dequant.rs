@@ -157,6 +157,64 @@ simd! {
     }
 }
 
+#[inline(always)]
+fn one_group<const N: usize, S: Slot>(
+    codes: &[u8],
+    value: impl Fn([u8; N]) -> f32 + Copy,
+    group: usize,
+    scales: &[f32],
+    zero_point: f32,
+    dst: &mut [S],
+) {
+    let groups = dst
+        .chunks_exact_mut(group)
+        .zip(codes.chunks_exact(group * N));
+    for ((dst, codes), scale) in groups.zip(scales) {
+        one_scale(codes, value, *scale, zero_point, dst);
+    }
+}
+
+simd! {
+    /// Dequantizes whole groups of `group` elements, each with the next scale, that share a zero_point. Stops at the
+    /// shortest of the slices.
+    pub(crate) fn groups<S: Slot>(
+        kind: Codes,
+        codes: &[u8],
+        group: usize,
+        scales: &[f32],
+        zero_point: f32,
+        dst: &mut [S],
+    ) {
+        match kind {
+            Codes::U8 => one_group(codes, |[b]| f32::from(b), group, scales, zero_point, dst),
+            Codes::I8 => one_group(
+                codes,
+                |b| f32::from(i8::from_le_bytes(b)),
+                group,
+                scales,
+                zero_point,
+                dst,
+            ),
+            Codes::U16 => one_group(
+                codes,
+                |b| f32::from(u16::from_le_bytes(b)),
+                group,
+                scales,
+                zero_point,
+                dst,
+            ),
+            Codes::I16 => one_group(
+                codes,
+                |b| f32::from(i16::from_le_bytes(b)),
+                group,
+                scales,
+                zero_point,
+                dst,
+            ),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

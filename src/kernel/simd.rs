@@ -149,8 +149,8 @@ pub(crate) mod tests {
     use crate::kernel::dequant::Codes;
     use crate::kernel::quantize::Grids;
     use crate::kernel::{
-        abs_error, bit_shuffle, byte_shuffle, convert, delta, dequant, float_order, lut, planes,
-        quantize,
+        abs_error, bit_shuffle, byte_shuffle, codebook, convert, delta, dequant, float_order, lut,
+        minifloat, planes, quantize, values,
     };
 
     /// `f` at every level of this machine must fill `len` bytes alike.
@@ -353,6 +353,87 @@ pub(crate) mod tests {
                         planes::merge(rotation, &planes, out);
                     });
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn scaled_values_agree_bit_for_bit() {
+        let small: [f32; 16] = std::array::from_fn(|i| i as f32 * 0.37 - 2.0);
+        let large: [f32; 256] = std::array::from_fn(|i| i as f32 * 0.01 - 1.28);
+        for n in [0, 1, 15, 16, 33, 1000] {
+            let codes = noise(n, 8);
+            let scales: Vec<f32> = (0..n).map(|i| 0.001 + i as f32).collect();
+            for kind in [
+                values::Values::E4M3,
+                values::Values::E5M2,
+                values::Values::Table16(&small),
+                values::Values::Table256(&large),
+            ] {
+                same_at_every_level(&format!("{kind:?}, {n}"), n * 12, |out| {
+                    let mut x = vec![0.0; n];
+                    kind.of(&codes, &mut x);
+                    let (one, rest) = out.split_at_mut(n * 4);
+                    let (own, groups) = rest.split_at_mut(n * 4);
+                    values::run(&x, 0.3, one.as_chunks_mut::<4>().0);
+                    values::each(&x, &scales, own.as_chunks_mut::<4>().0);
+                    values::groups(&x, 5, &scales, groups.as_chunks_mut::<4>().0);
+                });
+            }
+            for kind in [Codes::U8, Codes::I8, Codes::U16, Codes::I16] {
+                let codes = noise(n * kind.size(), 10);
+                same_at_every_level(&format!("{kind:?}, groups, {n}"), n * 4, |out| {
+                    let out = out.as_chunks_mut::<4>().0;
+                    dequant::groups(kind, &codes, 32, &scales, 7.0, out);
+                });
+            }
+            let x: Vec<f32> = noise(n * 4, 9)
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect();
+            let limit = vec![f32::MAX; n];
+            let quantized = |out: &mut [u8], f: &dyn Fn(&mut [i32], &mut [f32]) -> bool| {
+                let (mut q, mut decoded) = (vec![0i32; n], vec![0f32; n]);
+                let good = f(&mut q, &mut decoded);
+                let bytes = q.iter().flat_map(|q| q.to_le_bytes());
+                let bytes = bytes.chain(decoded.iter().flat_map(|x| x.to_le_bytes()));
+                out.iter_mut()
+                    .zip(bytes.chain([u8::from(good)]))
+                    .for_each(|(out, byte)| *out = byte);
+            };
+            for format in [
+                minifloat::Format::E4M3,
+                minifloat::Format::E5M2,
+                minifloat::Format::E2M1,
+                minifloat::Format::Int8,
+            ] {
+                let ratios = minifloat::Ratios {
+                    x: &x,
+                    scale: &scales,
+                    limit: &limit,
+                };
+                same_at_every_level(&format!("to {format:?}, {n}"), n * 8 + 1, |out| {
+                    quantized(out, &|q, decoded| {
+                        minifloat::quantize(format, ratios, q, decoded)
+                    });
+                });
+            }
+            for table in [&small[..], &large] {
+                let thresholds: Vec<f32> = table
+                    .windows(2)
+                    .map(|pair| (pair[0] + pair[1]) / 2.0)
+                    .collect();
+                let codebook = codebook::Codebook {
+                    table,
+                    thresholds: &thresholds,
+                };
+                same_at_every_level(&format!("to a codebook, {n}"), n * 8 + 1, |out| {
+                    quantized(out, &|q, decoded| {
+                        codebook::quantize(&x, &scales, &codebook, q, decoded)
+                    });
+                });
             }
         }
     }

@@ -210,10 +210,6 @@ impl Quantizer for AbsError {
         }
     }
 
-    fn scales_per_sample(&self, _params: &QuantParams, _shape: &[usize]) -> usize {
-        0
-    }
-
     fn quantize(
         &self,
         params: &QuantParams,

@@ -1,8 +1,9 @@
 //! What a writer must know of all data before the first sample is stored, from a first pass over it: static scales
 //! (format-spec 9.3), the range of a field whose error is bounded (format-spec 9.6).
 
-use super::affine::{Fitter, Layout, ranges, scales_of};
-use super::{AffineParams, Granularity, QuantParams, QuantSpec, Scales};
+use super::layout::{Layout, ranges, scales_of};
+use super::scaled::Scheme;
+use super::{Granularity, QuantParams, QuantSpec, Scales, affine, codebook, fp8};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::BLOCK;
@@ -29,7 +30,7 @@ enum Found {
 
 #[derive(Clone, Debug)]
 struct Ranges {
-    params: AffineParams,
+    params: QuantParams,
     layout: Layout,
     /// Elements of a sample; 1 if scales are per tensor, where the shape does not matter.
     sample: usize,
@@ -38,15 +39,14 @@ struct Ranges {
 }
 
 impl Ranges {
-    fn new(params: &QuantParams, shape: &[usize]) -> Result<Self> {
-        let QuantParams::Affine(affine) = *params else {
+    fn new(params: QuantParams, shape: &[usize]) -> Result<Self> {
+        let Some(scaling) = params.scaling() else {
             return Err(Error::invalid(format!("{params} needs no calibration")));
         };
-        let (channels, sample) = match affine.granularity {
+        let granularity = scaling.granularity;
+        let (channels, sample) = match granularity {
             Granularity::PerTensor => (1, Some(1)),
-            Granularity::PerChannel { .. } => {
-                (scales_of(affine.granularity, shape), num_elements(shape))
-            }
+            Granularity::PerChannel { .. } => (scales_of(granularity, shape), num_elements(shape)),
             Granularity::PerSample | Granularity::PerGroup { .. } => {
                 return Err(Error::invalid(
                     "scales per sample and per group are not static and need no calibration",
@@ -54,8 +54,8 @@ impl Ranges {
             }
         };
         Ok(Self {
-            params: affine,
-            layout: Layout::new(affine.granularity, shape),
+            params,
+            layout: Layout::new(granularity, shape),
             sample: sample
                 .ok_or_else(|| Error::invalid("the shape of a sample is too large"))?
                 .max(1),
@@ -63,17 +63,26 @@ impl Ranges {
         })
     }
 
-    fn finish(&self, dtype: DType) -> Scales {
-        let fitter = Fitter::new(&self.params, dtype);
-        let fitted = self.ranges.iter().map(|&(low, high)| fitter.fit(low, high));
+    fn fit(&self, scheme: &impl Scheme) -> Scales {
+        let fitted = self.ranges.iter().map(|&(low, high)| scheme.fit(low, high));
         let (scales, zero_points) = fitted.unzip();
         Scales {
             scales,
-            zero_points: if self.params.symmetric {
-                Vec::new()
-            } else {
+            zero_points: if self.params.has_zero_points() {
                 zero_points
+            } else {
+                Vec::new()
             },
+        }
+    }
+
+    fn finish(&self, dtype: DType) -> Scales {
+        match &self.params {
+            QuantParams::Affine(p) => self.fit(&affine::Fitter::new(p, dtype)),
+            QuantParams::Fp8(p) => self.fit(&fp8::fitter(p, dtype)),
+            QuantParams::Codebook(p) => self.fit(&codebook::fitter(p, dtype)),
+            // Refused by `new`: their scales are not static.
+            _ => Scales::default(),
         }
     }
 }
@@ -87,10 +96,7 @@ impl Calibrator {
         let found = if spec.is_bounded() {
             Found::Range(f64::INFINITY, f64::NEG_INFINITY)
         } else {
-            Found::Scales(Ranges::new(
-                &spec.resolve(dtype, Some(shape.len()))?,
-                shape,
-            )?)
+            Found::Scales(Ranges::new(spec.resolve(dtype, Some(shape.len()))?, shape)?)
         };
         Ok(Self {
             spec: spec.clone(),

@@ -117,10 +117,6 @@ impl Quantizer for Cast {
         }
     }
 
-    fn scales_per_sample(&self, _params: &QuantParams, _shape: &[usize]) -> usize {
-        0
-    }
-
     fn quantize(
         &self,
         params: &QuantParams,

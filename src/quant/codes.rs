@@ -4,7 +4,7 @@ use crate::dtype::DType;
 use crate::error::Result;
 use crate::kernel::dequant::unpack_nibbles;
 
-use super::{Block, NonFinite, QuantParams, Scales, validate_scales};
+use super::{Block, MxFormat, NonFinite, QuantParams, Scales};
 
 impl QuantParams {
     /// The dtype of the stored elements of a field of this dtype; 4-bit ones count as one byte.
@@ -23,29 +23,39 @@ impl QuantParams {
                 16 => DType::I16,
                 _ => DType::I32,
             },
+            Self::Fp8(p) => p.dtype,
+            Self::Codebook(_) => DType::U8,
+            Self::Mx(p) => match p.format {
+                MxFormat::Fp8E4M3 => DType::F8E4M3FN,
+                MxFormat::Fp8E5M2 => DType::F8E5M2,
+                MxFormat::Int8 => DType::I8,
+                MxFormat::Fp4 => DType::U8,
+            },
         }
     }
 
     /// True if elements may be patched (format-spec 10.5).
     pub(crate) fn allows_patches(&self) -> bool {
+        self.non_finite() == Some(NonFinite::Patch)
+    }
+
+    /// What was done with elements that cannot be represented.
+    fn non_finite(&self) -> Option<NonFinite> {
         match self {
-            Self::Identity => false,
-            Self::Cast { non_finite, .. } => *non_finite == NonFinite::Patch,
-            Self::Affine(affine) => affine.non_finite == NonFinite::Patch,
-            Self::AbsError(p) => p.non_finite == NonFinite::Patch,
+            Self::Identity => None,
+            Self::Cast { non_finite, .. } => Some(*non_finite),
+            Self::AbsError(p) => Some(p.non_finite),
+            _ => self.scaling().map(|scaling| scaling.non_finite),
         }
     }
 
     /// Copies stored elements out, widening 4-bit ones to a byte. `dst` has room for exactly `block.count` of them.
     pub(crate) fn codes(&self, block: &Block<'_>, dst: &mut [u8]) {
-        let Self::Affine(affine) = self else {
-            dst.copy_from_slice(block.codes);
-            return;
-        };
-        if affine.bits != 4 {
+        if self.stored_bits(block.dtype) != 4 {
             dst.copy_from_slice(block.codes);
             return;
         }
+        let signed = self.codes_dtype(block.dtype) == DType::I8;
         // Every sample starts at a byte.
         let sample = block.shape.iter().product::<usize>().max(1);
         let mut codes = block.codes;
@@ -55,7 +65,7 @@ impl QuantParams {
             let n = left.min(rest.len());
             let (head, tail) = rest.split_at_mut(n);
             let (bytes, codes_tail) = codes.split_at(n.div_ceil(2).min(codes.len()));
-            unpack_nibbles(affine.signed, bytes, head);
+            unpack_nibbles(signed, bytes, head);
             (rest, codes, left) = (tail, codes_tail, sample);
         }
     }
@@ -65,8 +75,8 @@ impl QuantParams {
     /// # Errors
     /// `Corrupt` if one is out of range.
     pub(crate) fn validate(&self, scales: &Scales) -> Result<()> {
-        if let Some(dtype) = self.scale_dtype() {
-            validate_scales(&scales.scales, dtype)?;
+        if let Some(scaling) = self.scaling() {
+            scaling.format.validate(&scales.scales)?;
         }
         self.validate_zero_points(&scales.zero_points)
     }

@@ -43,10 +43,6 @@ impl Quantizer for Identity {
         super::bits_of(dtype)
     }
 
-    fn scales_per_sample(&self, _params: &QuantParams, _shape: &[usize]) -> usize {
-        0
-    }
-
     fn quantize(
         &self,
         _params: &QuantParams,

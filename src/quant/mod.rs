@@ -9,15 +9,23 @@ mod affine;
 mod bound;
 mod calibrate;
 mod cast;
+mod codebook;
 mod codes;
 mod errors;
+mod fp8;
 mod identity;
+mod layout;
+mod mx;
+mod scale;
+mod scaled;
 mod spec;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use bound::ErrorBound;
 pub use calibrate::Calibrator;
+pub(crate) use scale::Scaling;
 pub use spec::QuantSpec;
 
 use crate::dtype::DType;
@@ -36,6 +44,12 @@ impl QuantId {
     pub const AFFINE: Self = Self(2);
     /// Integers within a largest error.
     pub const ABS_ERROR: Self = Self(3);
+    /// 8-bit floats with scales.
+    pub const FP8: Self = Self(4);
+    /// Indices into a table, with scales.
+    pub const CODEBOOK: Self = Self(5);
+    /// OCP Microscaling.
+    pub const MX: Self = Self(6);
 
     /// The number on disk.
     pub fn get(self) -> u16 {
@@ -116,8 +130,62 @@ pub struct AbsErrorParams {
     pub non_finite: NonFinite,
 }
 
+/// Parameters of the `fp8` quantizer (format-spec 9.7): x = scale * q, q an 8-bit float.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fp8Params {
+    /// f8e4m3fn or f8e5m2.
+    pub dtype: DType,
+    /// How many elements share a scale.
+    pub granularity: Granularity,
+    /// What was done with infinities and elements beyond a given scale; NaN has a code of its own.
+    pub non_finite: NonFinite,
+    /// The dtype scales are stored in: f32, f16 or bf16.
+    pub scale_dtype: DType,
+}
+
+/// Parameters of the `codebook` quantizer (format-spec 9.8): x = scale * table\[q\].
+#[derive(Clone, Debug, PartialEq)]
+pub struct CodebookParams {
+    /// 16 or 256 values, ascending.
+    pub table: Arc<[f32]>,
+    /// How many elements share a scale.
+    pub granularity: Granularity,
+    /// What was done with NaN, infinities and elements beyond a given scale.
+    pub non_finite: NonFinite,
+    /// The dtype scales are stored in: f32, f16 or bf16.
+    pub scale_dtype: DType,
+}
+
+/// The element format of the `mx` quantizer (OCP Microscaling Formats, version 1.0).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MxFormat {
+    /// MXFP8 with f8e4m3fn elements.
+    Fp8E4M3,
+    /// MXFP8 with f8e5m2 elements.
+    Fp8E5M2,
+    /// MXINT8: 64ths from -2 to 127/64.
+    Int8,
+    /// MXFP4: E2M1 elements of 4 bits.
+    Fp4,
+}
+
+impl MxFormat {
+    /// By the number on disk.
+    const ALL: [Self; 4] = [Self::Fp8E4M3, Self::Fp8E5M2, Self::Int8, Self::Fp4];
+}
+
+/// Parameters of the `mx` quantizer (format-spec 9.9): x = v * 2^(e - 127), with an e for each 32 elements along the
+/// last axis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MxParams {
+    /// What an element is.
+    pub format: MxFormat,
+    /// What was done with infinities, and with NaN where it has no code.
+    pub non_finite: NonFinite,
+}
+
 /// What a file says about a field's quantizer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum QuantParams {
     /// Stored elements are the source elements.
@@ -133,6 +201,12 @@ pub enum QuantParams {
     Affine(AffineParams),
     /// Stored elements are integers within a largest error.
     AbsError(AbsErrorParams),
+    /// Stored elements are 8-bit floats with scales.
+    Fp8(Fp8Params),
+    /// Stored elements are indices into a table, with scales.
+    Codebook(CodebookParams),
+    /// Stored elements are those of an OCP Microscaling format.
+    Mx(MxParams),
 }
 
 /// Static scales and zero points, or those of a block of samples. `zero_points` is empty for symmetric quantizers.
@@ -219,10 +293,6 @@ pub(crate) trait Quantizer: Sync {
     /// Bits of a stored element.
     fn stored_bits(&self, params: &QuantParams, dtype: DType) -> u32;
 
-    /// The scales that one sample of this shape has in its scales stream if they are dynamic; 0 without such a stream
-    /// at all. (Whether they are dynamic also depends on the field: see [`QuantParams::static_scales`].)
-    fn scales_per_sample(&self, params: &QuantParams, shape: &[usize]) -> usize;
-
     /// Quantizes `num_samples` samples of `shape` and `dtype`, contiguous in `src`, appending to `out`. `statics` is
     /// the static table if the field has one.
     ///
@@ -291,6 +361,9 @@ pub(crate) static QUANTIZERS: &[&dyn Quantizer] = &[
     &cast::Cast,
     &affine::Affine,
     &abs_error::AbsError,
+    &fp8::Fp8,
+    &codebook::Codebook,
+    &mx::Mx,
 ];
 
 fn find(id: u16) -> Option<&'static dyn Quantizer> {
@@ -362,6 +435,9 @@ impl QuantParams {
             Self::Cast { .. } => &cast::Cast,
             Self::Affine(_) => &affine::Affine,
             Self::AbsError(_) => &abs_error::AbsError,
+            Self::Fp8(_) => &fp8::Fp8,
+            Self::Codebook(_) => &codebook::Codebook,
+            Self::Mx(_) => &mx::Mx,
         }
     }
 
@@ -370,9 +446,22 @@ impl QuantParams {
         self.quantizer().stored_bits(self, dtype)
     }
 
-    /// The scales that one sample of this shape has in its scales stream, if they are dynamic.
+    /// What there is to know about scales, if the quantizer has them.
+    pub(crate) fn scaling(&self) -> Option<Scaling> {
+        match self {
+            Self::Identity | Self::Cast { .. } | Self::AbsError(_) => None,
+            Self::Affine(p) => Some(affine::scaling(p)),
+            Self::Fp8(p) => Some(fp8::scaling(p)),
+            Self::Codebook(p) => Some(codebook::scaling(p)),
+            Self::Mx(p) => Some(mx::scaling(p)),
+        }
+    }
+
+    /// The scales that one sample of this shape has in its scales stream, if they are dynamic; 0 without such a stream
+    /// at all.
     pub(crate) fn scales_per_sample(&self, shape: &[usize]) -> usize {
-        self.quantizer().scales_per_sample(self, shape)
+        self.scaling()
+            .map_or(0, |scaling| layout::scales_of(scaling.granularity, shape))
     }
 
     /// True unless every value is stored as it is.
@@ -382,39 +471,16 @@ impl QuantParams {
 
     /// True if zero points are stored beside the scales.
     pub fn has_zero_points(&self) -> bool {
-        matches!(
-            self,
-            Self::Affine(AffineParams {
-                symmetric: false,
-                ..
-            })
-        )
-    }
-
-    /// The dtype of the scales stream, if there are scales.
-    pub(crate) fn scale_dtype(&self) -> Option<DType> {
-        match self {
-            Self::Affine(affine) => Some(affine.scale_dtype),
-            _ => None,
-        }
+        self.scaling().is_some_and(|scaling| scaling.zero_points)
     }
 
     /// True if scales are static: one table in the schema (format-spec 9.3).
     pub(crate) fn static_scales(&self, ragged: bool) -> bool {
-        matches!(
-            self,
-            Self::Affine(AffineParams {
-                granularity: Granularity::PerTensor,
-                ..
-            })
-        ) || (!ragged
-            && matches!(
-                self,
-                Self::Affine(AffineParams {
-                    granularity: Granularity::PerChannel { .. },
-                    ..
-                })
-            ))
+        match self.scaling().map(|scaling| scaling.granularity) {
+            Some(Granularity::PerTensor) => true,
+            Some(Granularity::PerChannel { .. }) => !ragged,
+            _ => false,
+        }
     }
 
     /// Checks zero points read from a file.
@@ -434,36 +500,6 @@ impl QuantParams {
                 found,
             )),
         }
-    }
-}
-
-/// The smallest positive normal value of a scale dtype.
-fn smallest_normal(scale_dtype: DType) -> f32 {
-    match scale_dtype {
-        // 2^-14
-        DType::F16 => f32::from_bits((127 - 14) << 23),
-        _ => f32::MIN_POSITIVE,
-    }
-}
-
-/// Checks scales read from a file: finite, positive, normal and representable in `scale_dtype`.
-///
-/// # Errors
-/// `Corrupt` if one is not.
-pub(crate) fn validate_scales(scales: &[f32], scale_dtype: DType) -> Result<()> {
-    let smallest = smallest_normal(scale_dtype);
-    let good = |scale: f32| {
-        let mut rounded = [scale];
-        crate::kernel::convert::round_to(scale_dtype, &mut rounded);
-        (scale >= smallest) & (scale <= f32::MAX) & (rounded[0].to_bits() == scale.to_bits())
-    };
-    match scales.iter().find(|scale| !good(**scale)) {
-        None => Ok(()),
-        Some(found) => Err(Error::corrupt(
-            "scale",
-            format!("a positive, finite, normal {scale_dtype}"),
-            found,
-        )),
     }
 }
 

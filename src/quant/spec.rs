@@ -3,8 +3,10 @@
 use std::fmt;
 
 use super::bound::BoundRequest;
+use super::codebook::NF4;
 use super::{
-    AffineParams, ErrorBound, Granularity, NonFinite, QuantParams, Scales, validate_scales,
+    AffineParams, CodebookParams, ErrorBound, Fp8Params, Granularity, MxFormat, MxParams,
+    NonFinite, QuantParams, Scales,
 };
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -46,6 +48,20 @@ const INTEGERS: [(&str, u8, bool); 6] = [
     ("uint16", 16, false),
 ];
 
+/// One row an MX format: its name with what follows it, and its elements.
+const MX: [(&str, MxFormat); 4] = [
+    ("mxfp8", MxFormat::Fp8E4M3),
+    ("mxfp8-e5m2", MxFormat::Fp8E5M2),
+    ("mxint8", MxFormat::Int8),
+    ("mxfp4", MxFormat::Fp4),
+];
+
+/// One row an 8-bit float of the `fp8` quantizer.
+const FP8: [(&str, DType); 2] = [("fp8", DType::F8E4M3FN), ("fp8-e5m2", DType::F8E5M2)];
+
+/// Elements that share a scale in bitsandbytes' NF4.
+const NF4_GROUP: u32 = 64;
+
 /// A bound of this size.
 type Bound = fn(f64) -> ErrorBound;
 
@@ -56,8 +72,9 @@ const BOUNDS: [(&str, Bound); 3] = [
     ("psnr", ErrorBound::Psnr),
 ];
 
-const SYNTAX: &str = "identity, f32, f16, bf16, f8e4m3fn, f8e5m2, int4, uint4, int8, uint8, int16 or uint16, then any of \
-                      :asym, :per-tensor, :per-channel=AXIS, :per-sample, :per-group=N, :scale=f16, :saturate, :patch; \
+const SYNTAX: &str = "identity, f32, f16, bf16, f8e4m3fn or f8e5m2; int4, uint4, int8, uint8, int16, uint16, fp8, fp8-e5m2, nf4 or \
+                      codebook:VALUE,VALUE,.. then any of :asym (integers), :per-tensor, :per-channel=AXIS, :per-sample, \
+                      :per-group=N, :scale=f16; mxfp8, mxfp8-e5m2, mxint8 or mxfp4; each with :saturate or :patch; \
                       or abs_error:E, rel_error:FRACTION or psnr:DECIBELS, then any of :bits=8|16|32, :range=LOW..HIGH, \
                       :error";
 
@@ -124,6 +141,39 @@ impl QuantSpec {
         Self::integers(16, false)
     }
 
+    /// 8-bit floats, f8e4m3fn or f8e5m2, with scales. Without scales: [`cast`](Self::cast).
+    pub fn fp8(dtype: DType) -> Self {
+        Self::new(QuantParams::Fp8(Fp8Params {
+            dtype,
+            granularity: Granularity::PerSample,
+            non_finite: NonFinite::Error,
+            scale_dtype: DType::F32,
+        }))
+    }
+
+    /// Indices into a table of 16 (4 bits) or 256 (8 bits) ascending values, with scales.
+    pub fn codebook(table: &[f32]) -> Self {
+        Self::new(QuantParams::Codebook(CodebookParams {
+            table: table.into(),
+            granularity: Granularity::PerSample,
+            non_finite: NonFinite::Error,
+            scale_dtype: DType::F32,
+        }))
+    }
+
+    /// The [`codebook`](Self::codebook) NF4 of QLoRA, with a scale for each 64 elements.
+    pub fn nf4() -> Self {
+        Self::codebook(&NF4).per_group(NF4_GROUP)
+    }
+
+    /// OCP Microscaling: elements of 8 or 4 bits, and a power of two for each 32 elements along the last axis.
+    pub fn mx(format: MxFormat) -> Self {
+        Self::new(QuantParams::Mx(MxParams {
+            format,
+            non_finite: NonFinite::Error,
+        }))
+    }
+
     /// Integers on a grid, predictable and verified: no decoded element is further from its source than the bound. The
     /// width of the integers follows from the range of the field, found in a first pass unless [given](Self::range).
     /// Elements that the integers cannot hold within the bound are stored losslessly beside them, NaN and infinities
@@ -184,33 +234,45 @@ impl QuantSpec {
         self.affine("asymmetric", |p| p.symmetric = false)
     }
 
+    fn scaled(
+        mut self,
+        option: &'static str,
+        set: impl FnOnce(&mut Granularity, &mut DType),
+    ) -> Self {
+        match &mut self.request {
+            Request::Params(QuantParams::Affine(p)) => set(&mut p.granularity, &mut p.scale_dtype),
+            Request::Params(QuantParams::Fp8(p)) => set(&mut p.granularity, &mut p.scale_dtype),
+            Request::Params(QuantParams::Codebook(p)) => {
+                set(&mut p.granularity, &mut p.scale_dtype);
+            }
+            _ => self.misplaced = Some(option),
+        }
+        self
+    }
+
     /// One scale for the whole field, found in a first pass unless [given](Self::scales).
     pub fn per_tensor(self) -> Self {
-        self.affine("per_tensor", |p| p.granularity = Granularity::PerTensor)
+        self.scaled("per_tensor", |g, _| *g = Granularity::PerTensor)
     }
 
     /// One scale for each index along an axis of the sample, found in a first pass unless [given](Self::scales).
     pub fn per_channel(self, axis: u8) -> Self {
-        self.affine("per_channel", |p| {
-            p.granularity = Granularity::PerChannel { axis }
-        })
+        self.scaled("per_channel", |g, _| *g = Granularity::PerChannel { axis })
     }
 
     /// One scale for each sample.
     pub fn per_sample(self) -> Self {
-        self.affine("per_sample", |p| p.granularity = Granularity::PerSample)
+        self.scaled("per_sample", |g, _| *g = Granularity::PerSample)
     }
 
     /// One scale for each `size` elements along the last axis.
     pub fn per_group(self, size: u32) -> Self {
-        self.affine("per_group", |p| {
-            p.granularity = Granularity::PerGroup { size }
-        })
+        self.scaled("per_group", |g, _| *g = Granularity::PerGroup { size })
     }
 
     /// The dtype scales are stored in: f32, f16 or bf16.
     pub fn scale_dtype(self, dtype: DType) -> Self {
-        self.affine("scale_dtype", |p| p.scale_dtype = dtype)
+        self.scaled("scale_dtype", |_, scale_dtype| *scale_dtype = dtype)
     }
 
     /// What to do with elements that cannot be represented.
@@ -220,6 +282,9 @@ impl QuantSpec {
             Request::Params(QuantParams::Cast { non_finite, .. }) => *non_finite = policy,
             Request::Params(QuantParams::Affine(params)) => params.non_finite = policy,
             Request::Params(QuantParams::AbsError(params)) => params.non_finite = policy,
+            Request::Params(QuantParams::Fp8(params)) => params.non_finite = policy,
+            Request::Params(QuantParams::Codebook(params)) => params.non_finite = policy,
+            Request::Params(QuantParams::Mx(params)) => params.non_finite = policy,
             Request::Bound(request) => request.non_finite = policy,
         }
         self
@@ -247,17 +312,19 @@ impl QuantSpec {
             )));
         }
         let params = match &self.request {
-            Request::Params(params) => *params,
+            Request::Params(params) => params.clone(),
             Request::Bound(request) => QuantParams::AbsError(request.resolve(dtype)?),
         };
         params.quantizer().check(&params, dtype, rank)?;
         if let Some(given) = &self.scales {
-            let QuantParams::Affine(AffineParams {
-                granularity: granularity @ (Granularity::PerTensor | Granularity::PerChannel { .. }),
-                scale_dtype,
-                ..
-            }) = params
-            else {
+            let scaling = params.scaling().filter(|scaling| {
+                let granularity = scaling.granularity;
+                matches!(
+                    granularity,
+                    Granularity::PerTensor | Granularity::PerChannel { .. }
+                )
+            });
+            let Some(scaling) = scaling else {
                 return Err(Error::invalid(
                     "scales can be given only for scales per tensor or per channel",
                 ));
@@ -267,7 +334,7 @@ impl QuantSpec {
             } else {
                 0
             };
-            let one = granularity != Granularity::PerTensor || given.scales.len() == 1;
+            let one = scaling.granularity != Granularity::PerTensor || given.scales.len() == 1;
             if !one || given.zero_points.len() != pairs {
                 return Err(Error::invalid(format!(
                     "{} scales and {} zero points were given; a symmetric quantizer has no zero points, another one for \
@@ -279,7 +346,7 @@ impl QuantSpec {
             let bad = |error: Error| {
                 Error::invalid(format!("the given scales cannot be stored: {error}"))
             };
-            validate_scales(&given.scales, scale_dtype).map_err(bad)?;
+            scaling.format.validate(&given.scales).map_err(bad)?;
             params
                 .validate_zero_points(&given.zero_points)
                 .map_err(bad)?;
@@ -319,6 +386,16 @@ impl QuantSpec {
         };
         let mut spec = if name == "identity" {
             Self::identity()
+        } else if let Some((_, format)) = MX.iter().find(|row| row.0 == name) {
+            Self::mx(*format)
+        } else if let Some((_, dtype)) = FP8.iter().find(|row| row.0 == name) {
+            Self::fp8(*dtype)
+        } else if name == "nf4" {
+            Self::nf4()
+        } else if name == "codebook" {
+            let values = parts.next().unwrap_or_default().split(',');
+            let values: Option<Vec<f32>> = values.map(|value| value.trim().parse().ok()).collect();
+            Self::codebook(&values.ok_or_else(wrong)?)
         } else if let Some((_, bound)) = BOUNDS.iter().find(|row| row.0 == name) {
             Self::bounded(bound(number(parts.next())?))
         } else if let Some((_, bits, signed)) = INTEGERS.iter().find(|row| row.0 == name) {
@@ -424,15 +501,7 @@ impl fmt::Display for QuantParams {
                 if !p.symmetric {
                     f.write_str(":asym")?;
                 }
-                match p.granularity {
-                    Granularity::PerTensor => f.write_str(":per-tensor")?,
-                    Granularity::PerChannel { axis } => write!(f, ":per-channel={axis}")?,
-                    Granularity::PerSample => {}
-                    Granularity::PerGroup { size } => write!(f, ":per-group={size}")?,
-                }
-                if p.scale_dtype != DType::F32 {
-                    write!(f, ":scale={}", p.scale_dtype)?;
-                }
+                scales(p.granularity, Granularity::PerSample, p.scale_dtype, f)?;
                 p.non_finite
             }
             Self::AbsError(p) => {
@@ -442,6 +511,31 @@ impl fmt::Display for QuantParams {
                 }
                 return bounded_policy(p.non_finite, f);
             }
+            Self::Fp8(p) => {
+                let row = FP8.iter().find(|row| row.1 == p.dtype);
+                f.write_str(row.map_or("fp8", |row| row.0))?;
+                scales(p.granularity, Granularity::PerSample, p.scale_dtype, f)?;
+                p.non_finite
+            }
+            Self::Codebook(p) if *p.table == NF4 => {
+                f.write_str("nf4")?;
+                let usual = Granularity::PerGroup { size: NF4_GROUP };
+                scales(p.granularity, usual, p.scale_dtype, f)?;
+                p.non_finite
+            }
+            Self::Codebook(p) => {
+                f.write_str("codebook:")?;
+                for (i, value) in p.table.iter().enumerate() {
+                    write!(f, "{}{value}", if i == 0 { "" } else { "," })?;
+                }
+                scales(p.granularity, Granularity::PerSample, p.scale_dtype, f)?;
+                p.non_finite
+            }
+            Self::Mx(p) => {
+                let row = MX.iter().find(|row| row.1 == p.format);
+                f.write_str(row.map_or("mx", |row| row.0))?;
+                p.non_finite
+            }
         };
         match non_finite {
             NonFinite::Error => Ok(()),
@@ -449,4 +543,24 @@ impl fmt::Display for QuantParams {
             NonFinite::Patch => f.write_str(":patch"),
         }
     }
+}
+
+/// How scales are shared and stored, where it is not the usual way.
+fn scales(
+    granularity: Granularity,
+    usual: Granularity,
+    scale_dtype: DType,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    match granularity {
+        _ if granularity == usual => {}
+        Granularity::PerTensor => f.write_str(":per-tensor")?,
+        Granularity::PerChannel { axis } => write!(f, ":per-channel={axis}")?,
+        Granularity::PerSample => f.write_str(":per-sample")?,
+        Granularity::PerGroup { size } => write!(f, ":per-group={size}")?,
+    }
+    if scale_dtype != DType::F32 {
+        write!(f, ":scale={scale_dtype}")?;
+    }
+    Ok(())
 }

@@ -4,9 +4,10 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 mod abs_error;
+mod scaled;
 
 use super::*;
-use crate::kernel::convert::{convert, from_f32, to_f32, to_f64};
+use crate::kernel::convert::{convert, from_f32, to_f64};
 use crate::tensor::num_elements;
 
 fn f32_bytes(x: &[f32]) -> Vec<u8> {
@@ -22,12 +23,6 @@ fn as_dtype(x: &[f32], dtype: DType) -> Vec<u8> {
 fn as_f64(dtype: DType, bytes: &[u8]) -> Vec<f64> {
     let mut out = vec![0.0; bytes.len() / dtype.size()];
     to_f64(dtype, bytes, &mut out);
-    out
-}
-
-fn as_f32(dtype: DType, bytes: &[u8]) -> Vec<f32> {
-    let mut out = vec![0.0f32; bytes.len() / dtype.size()];
-    to_f32(dtype, bytes, &mut out);
     out
 }
 
@@ -47,10 +42,15 @@ fn quantize(
 }
 
 fn scales_of(params: &QuantParams, q: &Quantized, statics: Option<&Scales>) -> Result<Scales> {
-    let scales = match (statics, params.scale_dtype()) {
+    let read = |scaling: Scaling| {
+        let mut scales = vec![0.0; q.scales.len() / scaling.format.size()];
+        scaling.format.read(&q.scales, &mut scales);
+        scales
+    };
+    let scales = match (statics, params.scaling()) {
         (Some(statics), _) => statics.clone(),
-        (None, Some(dtype)) => Scales {
-            scales: as_f32(dtype, &q.scales),
+        (None, Some(scaling)) => Scales {
+            scales: read(scaling),
             zero_points: q
                 .zero_points
                 .as_chunks::<4>()
@@ -61,10 +61,7 @@ fn scales_of(params: &QuantParams, q: &Quantized, statics: Option<&Scales>) -> R
         },
         (None, None) => Scales::default(),
     };
-    if let Some(dtype) = params.scale_dtype() {
-        validate_scales(&scales.scales, dtype)?;
-        params.validate_zero_points(&scales.zero_points)?;
-    }
+    params.validate(&scales)?;
     Ok(scales)
 }
 
@@ -187,7 +184,7 @@ fn check_bound(
     src: &[u8],
 ) -> Result<()> {
     let statics = if params.static_scales(false) {
-        let mut calibrator = Calibrator::new(&QuantSpec::from(*params), dtype, shape)?;
+        let mut calibrator = Calibrator::new(&QuantSpec::from(params.clone()), dtype, shape)?;
         calibrator.observe(src)?;
         calibrator.finish().given_scales().cloned()
     } else {
@@ -847,7 +844,9 @@ fn scales_and_zero_points_of_files_are_checked() {
         (0.0, DType::F32, false),
     ] {
         assert_eq!(
-            validate_scales(&[1.0, scale], dtype).is_ok(),
+            scale::ScaleFormat::Float(dtype)
+                .validate(&[1.0, scale])
+                .is_ok(),
             good,
             "{scale} {dtype}"
         );
@@ -925,13 +924,25 @@ fn quant_speed() -> Result<()> {
         "int16",
         "int4",
         "int4:per-group=32:scale=f16",
+        "int4:per-group=64",
+        "int4:per-group=128",
         "int8:per-channel=0",
         "int8:per-channel=1",
+        "abs_error:0.001:bits=8",
+        "abs_error:0.001:bits=16",
+        "abs_error:0.001:bits=32",
+        "fp8",
+        "fp8-e5m2",
+        "nf4",
+        "mxfp8",
+        "mxfp8-e5m2",
+        "mxint8",
+        "mxfp4",
     ] {
         let params = resolve(text, DType::F32, 2);
         let shape = [n / 64, 64];
         let src = f32_bytes(&x);
-        let statics = Calibrator::new(&QuantSpec::from(params), DType::F32, &shape)
+        let statics = Calibrator::new(&QuantSpec::from(params.clone()), DType::F32, &shape)
             .ok()
             .and_then(|mut c| c.observe(&src).map(|()| c.finish()).ok())
             .and_then(|spec| spec.given_scales().cloned());

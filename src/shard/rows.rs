@@ -9,7 +9,7 @@ use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
 use crate::kernel::{convert, lut, stream};
-use crate::quant::{AffineParams, Block, QuantParams, Scales, ScalesView};
+use crate::quant::{Block, Scales, ScalesView, Scaling};
 use crate::tensor::num_elements;
 
 use super::decode::{
@@ -734,7 +734,7 @@ impl<'a> Job<'a> {
     fn load_scales(&self, scratch: &mut Scratch) -> Result<()> {
         scratch.scales.scales.clear();
         scratch.scales.zero_points.clear();
-        let QuantParams::Affine(params) = self.field.quantizer() else {
+        let Some(scaling) = self.field.quantizer().scaling() else {
             return Ok(());
         };
         if self.static_scales {
@@ -742,7 +742,7 @@ impl<'a> Job<'a> {
         }
         let mut bytes = std::mem::take(&mut scratch.aux);
         let mut scales = std::mem::take(&mut scratch.scales);
-        let result = self.decode_scales(params, &mut bytes, &mut scales, scratch);
+        let result = self.decode_scales(&scaling, &mut bytes, &mut scales, scratch);
         scratch.aux = bytes;
         scratch.scales = scales;
         result
@@ -750,7 +750,7 @@ impl<'a> Job<'a> {
 
     fn decode_scales(
         &self,
-        params: &AffineParams,
+        scaling: &Scaling,
         bytes: &mut Vec<u8>,
         scales: &mut Scales,
         scratch: &mut Scratch,
@@ -761,16 +761,16 @@ impl<'a> Job<'a> {
         };
         self.reader
             .decode_whole(self.chunk, self.ordinal, Role::Scales, bytes, scratch)?;
-        if bytes.len() != expected * params.scale_dtype.size() {
+        if bytes.len() != expected * scaling.format.size() {
             return Err(Error::corrupt(
                 "number of scales",
                 expected,
-                bytes.len() / params.scale_dtype.size(),
+                bytes.len() / scaling.format.size(),
             ));
         }
         scales.scales.resize(expected, 0.0);
-        convert::to_f32(params.scale_dtype, bytes, &mut scales.scales);
-        if !params.symmetric {
+        scaling.format.read(bytes, &mut scales.scales);
+        if scaling.zero_points {
             self.reader
                 .decode_whole(self.chunk, self.ordinal, Role::ZeroPoints, bytes, scratch)?;
             if bytes.len() != expected * 4 {

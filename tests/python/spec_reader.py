@@ -59,7 +59,10 @@ CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 4: "predict", 5: "float_order"}
 PREDICT_MODES = {0: (), 1: (0,), 2: (1,), 3: (0, 1), 4: (0, 1, 2)}  # spatial axes from the last one back
 SPLITS = {1: "float_split", 2: "byte_split"}
-QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error"}
+QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error", 4: "fp8", 5: "codebook", 6: "mx"}
+SCALED = ("affine", "fp8", "codebook", "mx")  # quantizers with scales
+MX_FORMATS = ("f8e4m3fn", "f8e5m2", "i8", "e2m1")
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 GRANULARITIES = ("per_tensor", "per_channel", "per_sample", "per_group")
 NON_FINITE = ("error", "saturate", "patch")
 
@@ -1105,11 +1108,15 @@ class Field:
 
     @property
     def dynamic_scales(self) -> bool:
-        return self.quantizer.name == "affine" and not self.static
+        return self.quantizer.name in SCALED and not self.static
 
     @property
     def dynamic_zero_points(self) -> bool:
-        return self.dynamic_scales and not self.quantizer.params["symmetric"]
+        return self.dynamic_scales and self.has_zero_points
+
+    @property
+    def has_zero_points(self) -> bool:
+        return self.quantizer.name == "affine" and not self.quantizer.params["symmetric"]
 
     @property
     def stored_dtype(self) -> str | None:
@@ -1121,12 +1128,20 @@ class Field:
         params = self.quantizer.params
         if self.quantizer.name == "abs_error":
             return f"i{params['bits']}"
+        if self.quantizer.name == "codebook":
+            return "u8"
+        if self.quantizer.name == "fp8":
+            return str(params["format"])
+        if self.quantizer.name == "mx":
+            return "u8" if params["format"] == "e2m1" else str(params["format"])
         return f"{'i' if params['signed'] else 'u'}{max(params['bits'], 8)}"
 
     def bits(self, dtype: str | None) -> int:
         """The bits of a stored element (w in the specification) of a sample with this dtype."""
-        if self.quantizer.name == "affine":
+        if self.quantizer.name in ("affine", "codebook"):
             return int(self.quantizer.params["bits"])
+        if self.quantizer.name == "mx":
+            return 4 if self.quantizer.params["format"] == "e2m1" else 8
         name = dtype if self.quantizer.name == "identity" else self.stored_dtype
         assert name is not None
         return 8 * DTYPES[name][1].itemsize
@@ -1166,10 +1181,21 @@ class Field:
 
 
 def check_scales(scales: Array, dtype: str, where: str) -> None:
-    """Spec 9.3: positive, finite and normal in scale_dtype. `scales` are f32."""
+    """Spec 9.3: positive, finite and normal in scale_dtype. `scales` are f32. Any E8M0 is a scale (spec 9.9)."""
+    if dtype == "e8m0":
+        return
     smallest, limit = {"f16": (2.0**-14, 2.0**16), "bf16": (2.0**-126, 2.0**128), "f32": (2.0**-126, 2.0**128)}[dtype]
     wide = scales.astype(np.float64)
     need(bool(np.all((wide >= smallest) & (wide < limit))), where, f"scales must be positive normal {dtype} numbers")
+
+
+def read_scales(raw: bytes, dtype: str) -> Array:
+    """Stored scales as f32."""
+    if dtype == "e8m0":
+        e = np.frombuffer(raw, np.uint8).astype(np.int32)
+        with np.errstate(over="ignore"):
+            return np.where(e == 255, np.float32(np.nan), np.ldexp(np.float32(1), e - 127)).astype(np.float32)
+    return widen(dtype, np.frombuffer(raw, DTYPES[dtype][1]))
 
 
 def check_zero_points(zero_points: Array, f: Field, where: str) -> None:
@@ -1186,6 +1212,35 @@ def read_stage(c: Cursor, what: str, names: dict[int, str]) -> tuple[int, str, C
     return number, names[number], Cursor(c.take(params_len, what), where)
 
 
+def read_scaling(p: Cursor, shape: tuple[int | None, ...] | None) -> dict[str, Any]:
+    """The parameters about scales, from `granularity` on (spec 9.3)."""
+    where = p.where
+    granularity, axis, non_finite, scale_dtype, group = p.unpack("BBBHI", "scales")
+    p.zero(4, "reserved")
+    need(granularity <= 3, where, "granularity must be 0 to 3")
+    need(non_finite <= 2, where, "non_finite must be 0, 1 or 2")
+    need((group > 0) == (granularity == 3), where, "group_size must be positive for groups and 0 otherwise")
+    need(axis == 0 or granularity == 1, where, "axis must be 0 unless per channel")
+    if granularity == 1:
+        need(shape is not None and axis < len(shape), where, "axis must be below the rank of the field")
+    scale_name = dtype_name(scale_dtype, where)
+    need(scale_name in ("f32", "f16", "bf16"), where, "scale_dtype must be f32, f16 or bf16")
+    params = {"granularity": GRANULARITIES[granularity], "axis": axis, "non_finite": NON_FINITE[non_finite]}
+    return params | {"scale_dtype": scale_name, "group_size": group}
+
+
+def element_values(f: Field, codes: Array) -> Array:
+    """What stored elements stand for, before they are multiplied by their scale (spec 9.7 to 9.9): f32."""
+    params = f.quantizer.params
+    if f.quantizer.name == "codebook":
+        return np.asarray(params["table"][codes], np.float32)
+    if params["format"] == "e2m1":
+        return E2M1[codes]
+    if params["format"] == "i8":
+        return codes.astype(np.float32) / np.float32(64)
+    return widen(params["format"], codes)
+
+
 def read_quantizer(c: Cursor, dtype: str | None, shape: tuple[int | None, ...] | None) -> Stage:
     _, name, p = read_stage(c, "quantizer", QUANTIZERS)
     where = p.where
@@ -1200,24 +1255,37 @@ def read_quantizer(c: Cursor, dtype: str | None, shape: tuple[int | None, ...] |
         need(dtype in floats, where, "cast needs a field of f16, bf16, f32 or f64")
         targets = ("f16", "bf16", "f8e4m3fn", "f8e5m2", *(("f32",) if dtype == "f64" else ()))
         need(params["dtype"] in targets and params["dtype"] != dtype, where, f"no cast of {dtype} to {params['dtype']}")
-    elif name == "affine":
-        layout = "BBBBBBHI"
-        bits, signed, symmetric, granularity, axis, non_finite, scale_dtype, group = p.unpack(layout, "affine")
-        p.zero(4, "reserved")
-        need(dtype in floats, where, "affine needs a field of f16, bf16, f32 or f64")
-        need(bits in (4, 8, 16), where, "bits must be 4, 8 or 16")
-        need(signed <= 1 and symmetric <= 1, where, "signed and symmetric must be 0 or 1")
-        need(granularity <= 3, where, "granularity must be 0 to 3")
+    elif name in ("affine", "fp8", "codebook"):
+        need(dtype in floats, where, f"{name} needs a field of f16, bf16, f32 or f64")
+        if name == "affine":
+            bits, signed, symmetric = p.unpack("BBB", name)
+            need(bits in (4, 8, 16), where, "bits must be 4, 8 or 16")
+            need(signed <= 1 and symmetric <= 1, where, "signed and symmetric must be 0 or 1")
+            params = {"bits": bits, "signed": bool(signed), "symmetric": bool(symmetric)}
+        elif name == "fp8":
+            (number,) = p.unpack("B", name)
+            p.zero(2, "reserved")
+            need(number <= 1, where, "format must be 0 or 1")
+            params = {"format": MX_FORMATS[number]}
+        else:
+            (bits,) = p.unpack("B", name)
+            p.zero(2, "reserved")
+            need(bits in (4, 8), where, "bits must be 4 or 8")
+            params = {"bits": bits}
+        params |= read_scaling(p, shape)
+        if name == "codebook":
+            table = np.frombuffer(p.take(4 << params["bits"], "table"), "<f4")
+            need(bool(np.all(np.isfinite(table))), where, "a table must be finite")
+            need(bool(np.all(table[1:] > table[:-1])), where, "a table must be ascending")
+            params["table"] = table
+    elif name == "mx":
+        need(dtype in floats, where, "mx needs a field of f16, bf16, f32 or f64")
+        number, non_finite = p.unpack("BB", "mx parameters")
+        p.zero(2, "reserved")
+        need(number <= 3, where, "format must be 0 to 3")
         need(non_finite <= 2, where, "non_finite must be 0, 1 or 2")
-        need((group > 0) == (granularity == 3), where, "group_size must be positive for groups and 0 otherwise")
-        need(axis == 0 or granularity == 1, where, "axis must be 0 unless per channel")
-        if granularity == 1:
-            need(shape is not None and axis < len(shape), where, "axis must be below the rank of the field")
-        scale_name = dtype_name(scale_dtype, where)
-        need(scale_name in ("f32", "f16", "bf16"), where, "scale_dtype must be f32, f16 or bf16")
-        params = {"bits": bits, "signed": bool(signed), "symmetric": bool(symmetric)}
-        params |= {"granularity": GRANULARITIES[granularity], "axis": axis, "non_finite": NON_FINITE[non_finite]}
-        params |= {"scale_dtype": scale_name, "group_size": group}
+        params = {"format": MX_FORMATS[number], "non_finite": NON_FINITE[non_finite]}
+        params |= {"granularity": "per_group", "group_size": 32, "scale_dtype": "e8m0"}
     elif name == "abs_error":
         bits, non_finite = p.unpack("BB", "abs_error parameters")
         p.zero(6, "reserved")
@@ -1336,7 +1404,7 @@ def read_field(c: Cursor) -> Field:
             assert shape is not None
             expected = shape[quantizer.params["axis"]] or 0
     need(num_scales == expected, where, f"{num_scales} static scales, {expected} expected")
-    stored_zero_points = expected if f.static and not quantizer.params["symmetric"] else 0
+    stored_zero_points = expected if f.static and f.has_zero_points else 0
     need(num_zero_points == stored_zero_points, where, f"{stored_zero_points} static zero points expected")
     if f.static:
         scale_dtype = quantizer.params["scale_dtype"]
@@ -1344,7 +1412,8 @@ def read_field(c: Cursor) -> Field:
         low_bits = {"f32": 0, "f16": (1 << 13) - 1, "bf16": (1 << 16) - 1}[scale_dtype]
         exact = not np.any(scales.view(np.uint32) & np.uint32(low_bits))
         need(exact, where, f"static scales must be exact in {scale_dtype}")
-        check_zero_points(zero_points, f, where)
+        if f.has_zero_points:
+            check_zero_points(zero_points, f, where)
     return f
 
 
@@ -1749,6 +1818,11 @@ class Shard:
             with np.errstate(over="ignore", under="ignore"):
                 product = (codes.astype(np.int32) - zeros).astype(np.float32) * scales[index]
             values = narrow(f.dtype, product)
+        elif f.quantizer.name in SCALED:
+            v, scale = element_values(f, codes), scales[index]
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                product = np.where(np.isnan(v), v, np.where(np.isnan(scale), np.float32(np.nan), v * scale))
+            values = narrow(f.dtype, product.astype(np.float32))
         elif f.quantizer.name == "abs_error":
             params = f.quantizer.params
             with np.errstate(over="ignore", under="ignore"):
@@ -1767,7 +1841,7 @@ class Shard:
     def _read_scales(self, chunk: Chunk, i: int, samples: list[tuple[str, Shape]], where: str) -> tuple[Array, ...]:
         """Scales (as f32), zero points, and for every element which of them is its (spec 9.3)."""
         f = self.fields[i]
-        if f.quantizer.name != "affine":
+        if f.quantizer.name not in SCALED:
             nothing = np.zeros(0, np.int64)
             return np.zeros(0, np.float32), nothing, nothing
         scales, zero_points = f.static_scales, f.static_zero_points
@@ -1776,10 +1850,9 @@ class Shard:
             dtype = f.quantizer.params["scale_dtype"]
             counts = [f.scale_count(shape) for _, shape in samples]
             total = sum(counts)
-            numpy_dtype = DTYPES[dtype][1]
+            size = 1 if dtype == "e8m0" else DTYPES[dtype][1].itemsize
             need(total * 4 <= MAX_STREAM, where, "too many scales")
-            raw = self.read_side_stream(chunk, i, SCALES, total * numpy_dtype.itemsize)
-            scales = widen(dtype, np.frombuffer(raw, numpy_dtype))
+            scales = read_scales(self.read_side_stream(chunk, i, SCALES, total * size), dtype)
             check_scales(scales, dtype, where)
             if f.dynamic_zero_points:
                 zero_points = np.frombuffer(self.read_side_stream(chunk, i, ZERO_POINTS, total * 4), "<i4")
@@ -1839,14 +1912,14 @@ def cut_plane(f: Field, samples: list[tuple[str, Shape]], sizes: list[int], limi
 def stored_elements(f: Field, samples: list[tuple[str, Shape]], sizes: list[int], plane: bytes, where: str) -> Array:
     """All stored elements of a field in a chunk; 4-bit elements are unpacked."""
     assert f.stored_dtype is not None
-    if f.quantizer.name != "affine" or f.bits(f.dtype) != 4:
+    if f.bits(f.dtype) != 4:
         return np.frombuffer(plane, DTYPES[f.stored_dtype][1])
     packed = np.frombuffer(plane, np.uint8)
     nibbles = np.stack([packed & 15, packed >> 4], axis=1).ravel()
     counts = np.array([math.prod(shape) for _, shape in samples], np.int64)
     odd = (2 * np.cumsum(np.array(sizes, np.int64)) - 1)[counts % 2 == 1]  # the last nibble of each odd sample
     nibbles = np.delete(nibbles, odd)
-    return (nibbles ^ 8).astype(np.int8) - np.int8(8) if f.quantizer.params["signed"] else nibbles
+    return (nibbles ^ 8).astype(np.int8) - np.int8(8) if f.quantizer.params.get("signed") else nibbles
 
 
 def split(flat: Array, shapes: list[Shape]) -> list[Array]:
@@ -1950,7 +2023,7 @@ class Dataset:
 
     def _affine(self, name: str) -> tuple[int, Field]:
         i = self._index(name)
-        if self.fields[i].quantizer.name != "affine":
+        if self.fields[i].quantizer.name not in SCALED:
             raise TypeError(f"field {name!r} has no scales")
         return i, self.fields[i]
 
@@ -1964,8 +2037,8 @@ class Dataset:
     def zero_points(self, name: str) -> Any:
         """As `scales`, in i32. A symmetric quantizer has the one zero point that its type fixes."""
         i, f = self._affine(name)
-        if f.quantizer.params["symmetric"]:
-            return np.array([f.q_range[2]], np.int32)
+        if not f.has_zero_points:
+            return np.array([f.q_range[2] if f.quantizer.name == "affine" else 0], np.int32)
         if f.static:
             return f.static_zero_points
         return [part for c in self._chunks(i) for part in split(c.zero_points, [(n,) for n in c.counts])]

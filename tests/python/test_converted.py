@@ -10,7 +10,10 @@ import pytest
 import spec_reader
 
 REPOSITORY = Path(__file__).parent.parent.parent
-PRESETS = ["lossless", "f16", "bf16", "int8", "int8-per-channel", "int4-group32", "fp8", "article"]
+PRESETS = [
+    "lossless", "f16", "bf16", "int8", "int8-per-channel", "int4-group32", "int4-group64", "int4-group128", "nf4",
+    "mxfp8", "mxint8", "mxfp4", "fp8", "article",
+]  # fmt: skip
 QUANTIZERS = [
     "f8e5m2",
     "uint8:asym",
@@ -22,6 +25,14 @@ QUANTIZERS = [
     "abs_error:0.05:bits=8",
     "rel_error:1e-3",
     "psnr:90:range=-2..2",
+    "fp8",
+    "fp8-e5m2:per-tensor:scale=bf16",
+    "nf4",
+    "codebook:-3,-2,-1.5,-1,-0.5,-0.25,-0.1,0,0.1,0.25,0.5,1,1.5,2,2.5,3:per-channel=1",
+    "mxfp8",
+    "mxfp8-e5m2",
+    "mxint8",
+    "mxfp4",
 ]
 CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19", "huffman"]
 FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict", "predict:3d:zigzag,byte_shuffle"]
@@ -83,8 +94,10 @@ def test_presets(binary: str, tmp_path: Path, preset: str, dtype: str) -> None:
     source = smooth((40, 3, 33), 2).astype(dtype)
     got = check_same(binary, tmp_path, source, "--preset", preset)
     span = np.abs(source.astype("f8")).max()
-    worst = {"lossless": 0.0, "f16": 1e-3, "bf16": 8e-3, "fp8": 0.07, "int4-group32": 0.08}.get(preset, 0.005)
-    assert np.abs(got.astype("f8") - source.astype("f8")).max() <= worst * span
+    worst = {"lossless": 0.0, "f16": 1e-3, "bf16": 8e-3, "fp8": 0.07, "nf4": 0.16, "mxfp8": 0.13, "mxint8": 0.02}
+    worst |= {"mxfp4": 0.26, "int4-group32": 0.08, "int4-group64": 0.08, "int4-group128": 0.08}
+    limit = worst.get(preset, 0.005)
+    assert np.abs(got.astype("f8") - source.astype("f8")).max() <= limit * span
 
 
 @pytest.mark.parametrize("spec", QUANTIZERS)

@@ -321,6 +321,32 @@ def test_abs_error_example(tmp_path: Path) -> None:
     assert bits_of(ds.read("x")) == ["3EFFFFF0", "BFA147A4", "403FFFF4", "7FC00000"]
 
 
+SCALES = struct.pack("<BBBHI4x", 2, 0, 0, 12, 0)  # f32, per sample
+NF4 = np.array([0xBF800000, 0xBF3239B1, 0xBF066B30, 0xBECA32A0, 0xBE91A24D, 0xBE3D353F, 0xBDBA7871, 0, 0x3DA2FAFF,
+                0x3E24CAE3, 0x3E7C04DD, 0x3EAD033A, 0x3EE1A4B8, 0x3F1007AB, 0x3F3913B3, 0x3F800000], "<u4")  # fmt: skip
+
+
+# 14.9
+@pytest.mark.parametrize(
+    ("quantizer", "stored", "scales", "expected"),
+    [
+        ((4, bytes(3) + SCALES), "7eb82a7f00", struct.pack("<f", 1), "43E00000 BF800000 3EA00000 7FC00000 00000000"),
+        ((5, bytes([4, 0, 0]) + SCALES + NF4.tobytes()), "4f78", struct.pack("<f", 2),
+         "40000000 BF11A24D 3E22FAFF 00000000"),
+        ((6, bytes([3, 0, 0, 0])), "9702", bytes([127]), "40C00000 BF000000 3F800000 00000000"),
+        ((6, bytes([2, 0, 0, 0])), "70f81402", bytes([129]), "40E00000 BF000000 3FA00000 3E000000"),
+        ((6, bytes([2, 0, 0, 0])), "70f81402", bytes([255]), "7FC00000 7FC00000 7FC00000 7FC00000"),
+        ((6, bytes([0, 0, 0, 0])), "7f0181ff", bytes([0]), "7FC00000 00002000 80002000 FFC00000"),
+    ],
+)  # fmt: skip
+def test_scaled_examples(tmp_path: Path, quantizer: Any, stored: str, scales: bytes, expected: str) -> None:
+    n = len(expected.split())
+    schema = [make_field("x", 12, [n], quantizer=quantizer)]
+    columns = {"x": {"samples": [(bytes.fromhex(stored), 1)], "elements": [n], "scales": [scales]}}
+    ds = save(tmp_path, make_shard(schema, columns, 1, 1))
+    assert bits_of(ds.read("x")) == expected.split()
+
+
 def test_filter_examples() -> None:
     examples = [
         ("byte_shuffle", 4, "010203040506070809", "010502060307040809"),
@@ -1058,6 +1084,14 @@ def test_unknown_ids_are_unsupported(options: dict[str, Any]) -> None:
         {"quantizer": abs_error(8, 0, 1e-310, 1.0)},
         {"quantizer": abs_error(8, 0, 1.0, -0.0)},
         {"quantizer": abs_error(8, 0, 1.0, 1.0), "dtype": 8},
+        {"quantizer": (4, bytes([2, 0, 0]) + SCALES)},
+        {"quantizer": (4, bytes([0, 1, 0]) + SCALES)},
+        {"quantizer": (5, bytes([5, 0, 0]) + SCALES + NF4.tobytes())},
+        {"quantizer": (5, bytes([4, 0, 0]) + SCALES + NF4[::-1].tobytes())},
+        {"quantizer": (5, bytes([4, 0, 0]) + SCALES + NF4[1:].tobytes())},
+        {"quantizer": (6, bytes([4, 0, 0, 0]))},
+        {"quantizer": (6, bytes([0, 3, 0, 0]))},
+        {"quantizer": (6, bytes([0, 0, 0, 1]))},
     ],
 )
 def test_bad_schemas(options: dict[str, Any]) -> None:

@@ -243,7 +243,7 @@ fn as_in_dataset(specs: Vec<FieldSpec>, dataset: &Dataset) -> Result<Vec<FieldSp
                 spec
             } else if scales.scales.is_empty() {
                 // What was found about the data then.
-                spec.quantize(QuantSpec::from(*field.quantizer()))
+                spec.quantize(QuantSpec::from(field.quantizer().clone()))
             } else {
                 spec.scales(scales.clone())
             });

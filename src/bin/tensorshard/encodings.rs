@@ -16,8 +16,9 @@ use crate::failure::Failure;
     next_help_heading = "Encodings (VALUE, or NAME=VALUE for the field NAME; may be repeated)"
 )]
 pub(crate) struct EncodingArgs {
-    /// lossless (the default), f16, bf16, int8, int8-per-channel, int4-group32, fp8 or article: touches float
-    /// fields only. Or auto: measures lossless encodings on a sample of the field and picks one.
+    /// lossless (the default), f16, bf16, int8, int8-per-channel, int4-group32, int4-group64, int4-group128, nf4, mxfp8,
+    /// mxint8, mxfp4, fp8 or article: touches float fields only. Or auto: measures lossless encodings on a sample of
+    /// the field and picks one.
     #[arg(long, value_name = "PRESET")]
     preset: Vec<String>,
     /// As --preset auto, but float fields may be stored with an error of at most E (absolute) an element: a guarantee.
@@ -29,9 +30,10 @@ pub(crate) struct EncodingArgs {
     /// What auto, --max-error and --target-bits pick for: fast, balanced (the default) or small.
     #[arg(long, value_name = "GOAL")]
     goal: Vec<String>,
-    /// identity, f16, bf16, f8e4m3fn, f8e5m2, [u]int4, [u]int8 or [u]int16, the integers with :asym, :per-sample,
-    /// :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; or a largest error, verified for every element:
-    /// abs_error:E, rel_error:FRACTION of the field's range, psnr:DECIBELS. Without NAME: float fields.
+    /// identity, f16, bf16, f8e4m3fn, f8e5m2; [u]int4, [u]int8, [u]int16, fp8, fp8-e5m2 or nf4 with :asym (integers),
+    /// :per-sample, :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; mxfp8, mxfp8-e5m2, mxint8, mxfp4; or a
+    /// largest error, verified for every element: abs_error:E, rel_error:FRACTION of the field's range,
+    /// psnr:DECIBELS. Without NAME: float fields.
     #[arg(long, value_name = "SPEC")]
     quantize: Vec<String>,
     /// byte_shuffle, bit_shuffle, delta, float_order, predict (with :left, :up, :2d, :3d, :channel=AXIS,
