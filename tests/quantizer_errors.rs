@@ -1,5 +1,4 @@
 //! The tables of QUANTIZERS.md are what the example computes.
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../examples/quantizer_errors.rs"]
 #[allow(

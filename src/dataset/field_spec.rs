@@ -199,7 +199,7 @@ impl FieldSpec {
     pub(crate) fn planned(
         mut self,
         quant: &QuantSpec,
-        filters: &[FilterId],
+        filters: &[FilterSpec],
         split: Option<SplitId>,
         codecs: &[CodecSpec],
     ) -> Self {

@@ -134,7 +134,9 @@ impl Axis {
     /// Round numbers, about 4 to 10 of them.
     fn ticks(&self) -> Vec<f64> {
         let span = self.high / self.low;
-        let steps: &[f64] = if span > 40.0 {
+        let steps: &[f64] = if span > 1e6 {
+            &[1.0]
+        } else if span > 40.0 {
             &[1.0, 2.0, 5.0]
         } else if span > 3.0 {
             &[1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0]

@@ -3,7 +3,7 @@
 use crate::codec::{CodecId, CodecSpec};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::filter::FilterId;
+use crate::filter::{FilterId, FilterSpec, predict};
 use crate::quant::{NonFinite, QuantParams, QuantSpec};
 use crate::split::SplitId;
 
@@ -29,7 +29,7 @@ struct Stage {
 
 /// What follows a quantizer.
 struct Pipeline {
-    filters: Vec<FilterId>,
+    filters: Vec<FilterSpec>,
     split: Option<SplitId>,
     codecs: Vec<CodecSpec>,
 }
@@ -56,7 +56,7 @@ pub(super) fn list(
                 continue;
             }
         };
-        for pipeline in pipelines(&stored, plain.quant().is_identity()) {
+        for pipeline in pipelines(&stored, plain.quant().is_identity(), sample) {
             let Pipeline {
                 filters,
                 split,
@@ -165,22 +165,24 @@ impl Stored {
 }
 
 /// Filters, splits and codecs for stored elements.
-fn pipelines(stored: &Stored, is_identity: bool) -> Vec<Pipeline> {
+fn pipelines(stored: &Stored, is_identity: bool, sample: &Sample) -> Vec<Pipeline> {
     let bytes = stored.bits / 8;
-    let mut filters: Vec<Vec<FilterId>> = vec![vec![]];
+    let of =
+        |ids: &[FilterId]| -> Vec<FilterSpec> { ids.iter().copied().map(FilterSpec::of).collect() };
+    let mut filters = vec![vec![]];
     if bytes > 1 {
-        filters.push(vec![FilterId::BYTE_SHUFFLE]);
+        filters.push(of(&[FilterId::BYTE_SHUFFLE]));
     }
     if bytes > 0 && !stored.is_float {
-        filters.push(vec![FilterId::DELTA]);
+        filters.push(of(&[FilterId::DELTA]));
         if bytes > 1 {
-            filters.push(vec![FilterId::DELTA, FilterId::BYTE_SHUFFLE]);
+            filters.push(of(&[FilterId::DELTA, FilterId::BYTE_SHUFFLE]));
         }
     }
     if is_identity {
-        filters.push(vec![FilterId::BIT_SHUFFLE]);
+        filters.push(of(&[FilterId::BIT_SHUFFLE]));
     }
-    let pipeline = |filters: &[FilterId], split, codecs: &[CodecSpec]| Pipeline {
+    let pipeline = |filters: &[FilterSpec], split, codecs: &[CodecSpec]| Pipeline {
         filters: filters.to_vec(),
         split,
         codecs: codecs.to_vec(),
@@ -189,6 +191,17 @@ fn pipelines(stored: &Stored, is_identity: bool) -> Vec<Pipeline> {
     for filters in &filters {
         for codec in whole_codecs(is_identity) {
             out.push(pipeline(filters, None, &[codec]));
+        }
+    }
+    if bytes > 0 && !stored.is_float {
+        let mut predictions = vec![vec![]];
+        predictions
+            .extend(predictions_of(bytes, is_identity, sample).map(|prediction| vec![prediction]));
+        let split = (bytes > 1).then_some(SplitId::BYTE_SPLIT);
+        for filters in &predictions {
+            for codec in entropy_codecs() {
+                out.push(pipeline(filters, split, &[codec]));
+            }
         }
     }
     if bytes > 1 && is_identity {
@@ -200,16 +213,46 @@ fn pipelines(stored: &Stored, is_identity: bool) -> Vec<Pipeline> {
         for codec in plane_codecs() {
             if stored.is_float {
                 out.push(pipeline(&[], Some(split), &[codec, none()]));
-                let ordered = [FilterId::FLOAT_ORDER];
+                let ordered = of(&[FilterId::FLOAT_ORDER]);
                 let top = [codec, codec, none()];
                 if bytes > 2 {
                     out.push(pipeline(&ordered, Some(SplitId::BYTE_SPLIT), &top));
+                    if let Ok(left) = FilterSpec::parse("predict:left:zigzag") {
+                        let differences = [&ordered[..], &[left]].concat();
+                        out.push(pipeline(&differences, Some(SplitId::BYTE_SPLIT), &top));
+                    }
                 }
             }
             out.push(pipeline(&[], Some(split), &[codec]));
         }
     }
     out
+}
+
+/// Predictions of stored integers: the best one where the sample has the integers, else those of every rank.
+fn predictions_of(
+    bytes: u32,
+    is_identity: bool,
+    sample: &Sample,
+) -> impl Iterator<Item = FilterSpec> {
+    let shape = sample.fixed.as_deref().unwrap_or(&[0]);
+    let mut out = Vec::new();
+    if is_identity && sample.fixed.is_some() {
+        let values = sample.chunks.first().and_then(|chunk| chunk.fields.first());
+        let elem_size = sample.dtype.size();
+        out.extend(
+            values
+                .and_then(|values| predict::choose(elem_size, shape, &values.data))
+                .map(FilterSpec::predict),
+        );
+    } else {
+        let zigzag = if bytes > 1 { ":zigzag" } else { "" };
+        let modes = ["left", "2d", "3d"].into_iter().take(shape.len());
+        out.extend(
+            modes.filter_map(|mode| FilterSpec::parse(&format!("predict:{mode}{zigzag}")).ok()),
+        );
+    }
+    out.into_iter()
 }
 
 /// Codecs for elements as they are.
@@ -227,8 +270,17 @@ fn whole_codecs(is_identity: bool) -> Vec<CodecSpec> {
 }
 
 /// Codecs for a plane of a split.
-fn plane_codecs() -> [CodecSpec; 2] {
-    [zstd(1), zstd(9)]
+fn plane_codecs() -> [CodecSpec; 3] {
+    [CodecSpec::new(CodecId::PREFIX), zstd(1), zstd(9)]
+}
+
+/// Codecs for what prediction leaves.
+fn entropy_codecs() -> [CodecSpec; 3] {
+    [
+        CodecSpec::new(CodecId::PREFIX),
+        CodecSpec::new(CodecId::HUFFMAN),
+        zstd(3),
+    ]
 }
 
 fn none() -> CodecSpec {

@@ -13,13 +13,6 @@ const MIN_GAIN: f64 = 0.01;
 /// Chooses the options for a field, given some of its samples: stored elements of `elem_size` bytes (1, 2, 4 or 8), one
 /// shape, sample after sample. `None` if prediction does not pay. Wider elements are zigzagged, so that their high
 /// bytes are near 0.
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "the planner of presets calls it; it is on its way"
-    )
-)]
 pub(crate) fn choose(elem_size: usize, shape: &[usize], samples: &[u8]) -> Option<Predict> {
     let sample = shape
         .iter()

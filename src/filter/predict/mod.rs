@@ -4,10 +4,6 @@ mod choose;
 
 use std::fmt;
 
-#[expect(
-    unused_imports,
-    reason = "for the planner of presets, which is on its way"
-)]
 pub(crate) use choose::choose;
 
 use crate::error::{Error, Result};
