@@ -20,7 +20,9 @@ use crate::report::{Report, Target};
 /// Bytes of the buffers that are written to in turn: twice the last-level cache of the machines in sight.
 const ROTATING: usize = 64 << 20;
 /// Bytes that one measurement delivers at least: short ones would measure the start of threads.
-const MEASURED: usize = 400 << 20;
+fn measured_bytes() -> usize {
+    scaled(400 << 20)
+}
 const MIB: f64 = (1 << 20) as f64;
 
 /// What cases share.
@@ -162,14 +164,14 @@ impl Consumer {
     }
 }
 
-/// Bytes a second of whole epochs, at least [`MEASURED`] bytes.
+/// Bytes a second of whole epochs, at least [`measured_bytes`].
 fn epochs<'a>(path: &Path, builder: LoaderBuilder, batch_size: usize) -> Subject<'a> {
     let loader = builder.open(path).expect("a dataset");
     let mut consumer = Consumer::default();
     Subject::new(move || {
         let start = Instant::now();
         let mut bytes = 0;
-        while bytes < MEASURED {
+        while bytes < measured_bytes() {
             for batch in loader.batches(batch_size) {
                 bytes += consumer.take(batch.expect("a batch"));
             }
@@ -179,7 +181,8 @@ fn epochs<'a>(path: &Path, builder: LoaderBuilder, batch_size: usize) -> Subject
 }
 
 fn per_second(run: impl FnOnce(usize) -> Duration) -> f64 {
-    MEASURED as f64 / run(MEASURED).as_secs_f64()
+    let bytes = measured_bytes();
+    bytes as f64 / run(bytes).as_secs_f64()
 }
 
 /// Memcpys of as many bytes: alone, and two at the same time.
@@ -581,7 +584,7 @@ fn random_access(bench: &Bench, report: &mut Report) {
 }
 
 fn opening(bench: &Bench, report: &mut Report) {
-    let few = || photos_of(4000);
+    let few = || photos_of(scaled(4000));
     let path = written(bench.folder(), "thousand-shards", few, stored, |builder| {
         builder.samples_per_chunk(4).max_shard_len(1)
     });
