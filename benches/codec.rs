@@ -18,6 +18,8 @@ const CODECS: &[&str] = &[
     "zstd:9",
     "deflate:6",
     "gzip:6",
+    #[cfg(feature = "lzo")]
+    "lzo",
     "huffman",
     "prefix",
 ];

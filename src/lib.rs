@@ -24,6 +24,7 @@
 //!
 //! * `cli` (default): the `tensorshard` command.
 //! * `tokio` (default): `Loader::stream`, batches as a `futures::Stream`.
+//! * `lzo`: the codec `lzo`; without it such fields are not readable.
 //! * `ndarray`: batches and samples as `ndarray` views.
 
 mod checksum;

@@ -86,7 +86,16 @@ fn assert_typed(error: &Error, what: &str) {
 }
 
 const CODECS: &[&str] = &[
-    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "huffman", "prefix",
+    "none",
+    "snappy",
+    "deflate",
+    "gzip",
+    "lz4",
+    "zstd",
+    #[cfg(feature = "lzo")]
+    "lzo",
+    "huffman",
+    "prefix",
 ];
 
 #[test]

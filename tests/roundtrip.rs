@@ -26,6 +26,8 @@ const CODECS: &[CodecId] = &[
     CodecId::ZSTD,
     CodecId::HUFFMAN,
     CodecId::PREFIX,
+    #[cfg(feature = "lzo")]
+    CodecId::LZO,
 ];
 
 /// Shape classes: scalar, 1-d, 4-d, zero-size axis, a sample larger than a piece.

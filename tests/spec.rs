@@ -71,14 +71,13 @@ fn dtype_table_matches() {
 #[test]
 fn codec_table_matches() -> Result<()> {
     let rows = ids(7);
-    assert_eq!(rows.len(), 8);
+    assert_eq!(rows.len(), 9);
     for (id, name) in rows {
+        if name == "lzo" && cfg!(not(feature = "lzo")) {
+            continue;
+        }
         assert_eq!(CodecSpec::parse(&name)?.id().get(), id, "{name}");
     }
-    assert!(
-        CodecSpec::parse("lzo").is_err(),
-        "a reserved codec was implemented: update the table"
-    );
     Ok(())
 }
 

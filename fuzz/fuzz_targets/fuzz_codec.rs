@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use tensorshard::CodecSpec;
 
 const CODECS: &[&str] = &[
-    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "huffman", "prefix",
+    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "lzo", "huffman", "prefix",
 ];
 
 fn run(mut input: Unstructured<'_>) -> Result<()> {

@@ -21,6 +21,7 @@ const CODECS: &[CodecId] = &[
     CodecId::GZIP,
     CodecId::LZ4,
     CodecId::ZSTD,
+    CodecId::LZO,
     CodecId::HUFFMAN,
     CodecId::PREFIX,
 ];

@@ -1,4 +1,5 @@
-//! LZ4: one block, no frame, no length prefix.
+//! LZ4: one block, no frame, no length prefix. The safe decoder of `lz4_flex`: the unsafe one is 1.2 times as fast on
+//! photos, but a thirtieth on runs.
 
 use lz4_flex::block;
 

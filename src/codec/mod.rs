@@ -8,6 +8,8 @@ mod deflate;
 mod gzip;
 mod huffman;
 mod lz4;
+#[cfg(feature = "lzo")]
+mod lzo;
 mod none;
 mod prefix;
 mod snappy;
@@ -35,6 +37,8 @@ impl CodecId {
     pub const LZ4: Self = Self(4);
     /// Zstandard.
     pub const ZSTD: Self = Self(5);
+    /// LZO1X; needs the Cargo feature `lzo`.
+    pub const LZO: Self = Self(6);
     /// Canonical Huffman codes of bytes.
     pub const HUFFMAN: Self = Self(7);
     /// The 64-cell prefix code.
@@ -103,9 +107,14 @@ pub(crate) static CODECS: &[&dyn Codec] = &[
     &gzip::Gzip,
     &lz4::Lz4,
     &zstd::Zstd,
+    #[cfg(feature = "lzo")]
+    &lzo::Lzo,
     &huffman::Huffman,
     &prefix::Prefix,
 ];
+
+/// Codecs that only some builds have, by the name of their Cargo feature, which is also theirs.
+const OPTIONAL: &[(CodecId, &str)] = &[(CodecId::LZO, "lzo")];
 
 /// A codec and its level: what a writer is asked to use, and what a field's schema records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +133,14 @@ fn find(id: u16) -> Option<&'static dyn Codec> {
 /// `Unsupported` if this build has none.
 pub(crate) fn by_id(id: u16) -> Result<&'static dyn Codec> {
     find(id).ok_or_else(|| {
+        if let Some((_, feature)) = OPTIONAL.iter().find(|(codec, _)| codec.0 == id) {
+            return Error::unsupported(
+                format!("codec {feature}"),
+                format!(
+                    "this build is without it; build tensorshard with the Cargo feature `{feature}`"
+                ),
+            );
+        }
         Error::unsupported(
             format!("codec id {id:#06x}"),
             "the file was written by a newer version; upgrade tensorshard to read it",
@@ -236,6 +253,11 @@ impl CodecSpec {
             None => (text, None),
         };
         let Some(codec) = CODECS.iter().find(|codec| codec.name() == name) else {
+            if OPTIONAL.iter().any(|(_, optional)| *optional == name) {
+                return Err(Error::invalid(format!(
+                    "codec {name} is not in this build; build tensorshard with the Cargo feature `{name}`"
+                )));
+            }
             let known: Vec<_> = names().collect();
             return Err(Error::invalid(format!(
                 "there is no codec {name:?}; codecs are {}",
@@ -517,11 +539,27 @@ mod tests {
 
     #[test]
     fn unknown_id_is_unsupported_and_named() {
-        let error = by_id(6).err().unwrap();
+        let error = by_id(0x7FFF).err().unwrap();
         assert!(error.is_unsupported());
         assert_eq!(
             error.to_string(),
-            "unsupported codec id 0x0006: the file was written by a newer version; upgrade tensorshard to read it"
+            "unsupported codec id 0x7fff: the file was written by a newer version; upgrade tensorshard to read it"
         );
+    }
+
+    #[test]
+    fn an_optional_codec_names_its_feature() {
+        for (id, feature) in OPTIONAL {
+            if find(id.get()).is_some() {
+                assert_eq!(CodecSpec::parse(feature).unwrap().id(), *id);
+                continue;
+            }
+            let error = by_id(id.get()).err().unwrap();
+            assert!(error.is_unsupported());
+            let hint = format!("Cargo feature `{feature}`");
+            assert!(error.to_string().ends_with(&hint), "{error}");
+            let error = CodecSpec::parse(feature).unwrap_err();
+            assert!(error.to_string().ends_with(&hint), "{error}");
+        }
     }
 }

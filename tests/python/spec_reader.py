@@ -55,7 +55,7 @@ CHUNK_MAGIC = b"TSCK"
 PLANE, SCALES, ZERO_POINTS, SHAPES, PATCHES = range(5)
 ROLES = ("plane", "scales", "zero_points", "shapes", "patches")
 KINDS = ("tensor", "bytes", "string")
-CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 7: "huffman", 8: "prefix"}
+CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 6: "lzo", 7: "huffman", 8: "prefix"}
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 4: "predict", 5: "float_order"}
 PREDICT_MODES = {0: (), 1: (0,), 2: (1,), 3: (0, 1), 4: (0, 1, 2)}  # spatial axes from the last one back
 SPLITS = {1: "float_split", 2: "byte_split"}
@@ -746,6 +746,63 @@ def zstd_decode(data: bytes, raw_len: int) -> bytes:
     return ZstdFrame(raw_len).decode(data)
 
 
+def lzo_decode(data: bytes, raw_len: int) -> bytes:
+    """One LZO1X stream: instructions of a match and up to three literals; what opcodes below 16 mean depends on the
+    literals before them."""
+    out = bytearray()
+    pos = 0
+
+    def take(n: int) -> bytes:
+        nonlocal pos
+        pos += n
+        return _slice(data, pos - n, n)
+
+    def length(low: int, longest: int) -> int:
+        """The low bits of an opcode; 0 is continued in bytes, of which zeros stand for 255 each."""
+        if low:
+            return low
+        low = longest
+        while (byte := take(1)[0]) == 0:
+            low += 255
+        return low + byte
+
+    def literals(n: int) -> None:
+        if len(out) + n > raw_len:
+            raise CodecError(f"more than {raw_len} bytes of output")
+        out.extend(take(n))
+
+    literals_before = 0  # 4: four or more, as an instruction of their own
+    first = _slice(data, 0, 1)[0]
+    if first > 17:
+        pos = 1
+        literals(first - 17)
+        literals_before = min(first - 17, 4)
+    while True:
+        op = take(1)[0]
+        if op < 16 and literals_before == 0:
+            literals(length(op, 15) + 3)
+            literals_before = 4
+            continue
+        if op >= 64:
+            n, offset, after = (op >> 5) + 1, (take(1)[0] << 3) + (op >> 2 & 7) + 1, op & 3
+        elif op >= 16:
+            n = length(op & 31, 31) + 2 if op >= 32 else length(op & 7, 7) + 2
+            word = int.from_bytes(take(2), "little")
+            offset, after = (word >> 2) + 1, word & 3
+            if op < 32:
+                offset += 0x3FFF + ((op & 8) << 11)
+                if offset == 0x4000:
+                    if n != 3 or pos != len(data) or len(out) != raw_len:
+                        raise CodecError(f"end marker at byte {pos} of {len(data)} after {len(out)} of {raw_len} bytes")
+                    return bytes(out)
+        else:
+            n, offset = (3, 2049) if literals_before == 4 else (2, 1)
+            offset, after = offset + (op >> 2) + (take(1)[0] << 2), op & 3
+        _copy_match(out, offset, n, raw_len)
+        literals(after)
+        literals_before = after
+
+
 def _prefix_varint(data: bytes, pos: int) -> tuple[int, int]:
     value = 0
     for i in range(4):
@@ -926,6 +983,7 @@ DECODERS = {
     3: gzip_decode,
     4: lz4_decode,
     5: zstd_decode,
+    6: lzo_decode,
     7: huffman_decode,
     8: prefix_decode,
 }

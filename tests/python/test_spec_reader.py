@@ -662,6 +662,15 @@ def test_lz4_by_hand() -> None:
             s.lz4_decode(bytes.fromhex(bad), 9)
 
 
+def test_lzo_by_hand() -> None:
+    assert s.lzo_decode(bytes.fromhex("110000"), 0) == b""
+    assert s.lzo_decode(bytes.fromhex("1861627261636164790020292c00110000"), 23) == b"abracadabra abracadabra"
+    assert s.lzo_decode(bytes.fromhex("12612000DF0000110000"), 512) == b"a" * 512
+    for bad in ("", "11", "1100", "11000000", "12610000110000", "126120001F0400110000", "120000110000"):
+        with pytest.raises(s.CodecError):
+            s.lzo_decode(bytes.fromhex(bad), 512)
+
+
 def test_huffman_by_hand() -> None:
     piece = bytes.fromhex(
         "DD41DD1343D30AD38A02000000010000000100000001000000020000000100000001000000F20199D34E2F01B29D04"
