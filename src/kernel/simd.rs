@@ -147,10 +147,11 @@ pub(crate) mod tests {
     use super::*;
     use crate::dtype::DType;
     use crate::kernel::dequant::Codes;
+    use crate::kernel::planes::Stores;
     use crate::kernel::quantize::Grids;
     use crate::kernel::{
         abs_error, bit_shuffle, byte_shuffle, codebook, convert, delta, dequant, float_order, lut,
-        minifloat, planes, quantize, values,
+        minifloat, planes, quantize, stream, values,
     };
 
     /// `f` at every level of this machine must fill `len` bytes alike.
@@ -350,7 +351,18 @@ pub(crate) mod tests {
                         planes::split(size, rotation, &src, out);
                     });
                     same_at_every_level("merge", n * size, |out| {
-                        planes::merge(rotation, &planes, out);
+                        planes::merge(rotation, &planes, out, Stores::Cached);
+                    });
+                    // Aligned or not, what is streamed is the same.
+                    same_at_every_level("merge, streamed", n * size, |out| {
+                        let mut lines = vec![0u8; n * size + 64];
+                        let start = lines.as_ptr().align_offset(64);
+                        let to = &mut lines[start..][..n * size];
+                        planes::merge(rotation, &planes, to, Stores::Streamed);
+                        stream::fence();
+                        planes::merge(rotation, &planes, out, Stores::Streamed);
+                        stream::fence();
+                        assert!(to == out);
                     });
                 }
             }

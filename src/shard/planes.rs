@@ -3,21 +3,21 @@
 
 use std::ops::Range;
 
+use crate::codec::CodecId;
 use crate::error::{Error, Result};
 use crate::format::chunk::Stream;
 use crate::format::pieces::Span;
 use crate::format::schema::Field;
-use crate::kernel::stream;
+use crate::kernel::planes::Stores;
+use crate::kernel::prefix;
 use crate::split::{MAX_PLANES, Split};
 
 use super::decode::{check_cut, decode_piece};
 use super::reader::{Chunk, ShardReader, StoredPiece};
 use super::rows::grow;
 
-/// Elements that are merged at a time: their planes are still in the L1 cache after they were checked.
-const TILE: usize = 4096;
-/// The same on the way to cold slots, where merged elements are staged.
-const COLD_TILE: usize = 1024;
+/// Elements that are merged at a time: their planes are still in the L1 cache after they were checked and decoded.
+const TILE: usize = 2048;
 
 /// Buffers for the pieces of one plane.
 #[derive(Debug, Default)]
@@ -109,8 +109,8 @@ impl<'a> Planes<'a> {
         }
     }
 
-    /// Reads piece `piece` of a split, of `raw_len` bytes over all planes. Planes with a codec are checked and decoded;
-    /// stored ones are checked as they are used, and used where they lie.
+    /// Reads piece `piece` of a split, of `raw_len` bytes over all planes. Planes with a codec are checked, and decoded now
+    /// or as they are used; stored ones are checked as they are used, and used where they lie.
     pub(super) fn load<'s>(
         &'s self,
         split: &'static dyn Split,
@@ -138,12 +138,24 @@ impl<'a> Planes<'a> {
                 *part = Part {
                     bytes: stored,
                     unchecked: Some(source),
+                    rows: None,
                 };
                 continue;
             }
             source.finish()?;
             grow(&mut scratch.decoded, len);
             let decoded = &mut scratch.decoded[..len];
+            if plane.stream.codec == CodecId::PREFIX.get() {
+                let decoder = prefix::Decoder::new(stored, len)
+                    .map_err(|damage| bad_prefix(len, damage).at_offset(plane.offset))?;
+                part.rows = Some(Rows {
+                    decoder,
+                    decoded,
+                    done: 0,
+                    offset: plane.offset,
+                });
+                continue;
+            }
             decode_piece(plane.stream, stored, decoded).map_err(|e| e.at_offset(plane.offset))?;
             part.bytes = decoded;
         }
@@ -154,18 +166,59 @@ impl<'a> Planes<'a> {
 /// A piece of one plane.
 #[derive(Default)]
 struct Part<'a> {
+    /// Stored or decoded.
     bytes: &'a [u8],
     /// The piece itself, if it is stored as it is and to be checked as it is used.
     unchecked: Option<StoredPiece<'a>>,
+    /// In place of `bytes`, if it is decoded as it is used.
+    rows: Option<Rows<'a>>,
 }
 
-impl<'a> Part<'a> {
-    fn get(&mut self, elements: Range<usize>) -> Result<&'a [u8]> {
+/// A piece of codec prefix, decoded some rows at a time: what is merged next is in the L1 cache.
+struct Rows<'a> {
+    decoder: prefix::Decoder<'a>,
+    decoded: &'a mut [u8],
+    done: usize,
+    offset: u64,
+}
+
+impl Part<'_> {
+    /// Elements that will be written to `to`.
+    fn get(&mut self, elements: Range<usize>, to: *const u8) -> Result<&[u8]> {
+        if let Some(rows) = &mut self.rows {
+            let end = elements.end.next_multiple_of(prefix::ROW);
+            let end = end.min(rows.decoded.len());
+            if let Some(next) = rows.decoded.get_mut(rows.done..end)
+                && !next.is_empty()
+            {
+                rows.decoder.decode(next, to);
+                rows.done = end;
+            }
+            return rows.decoded.get(elements).ok_or_else(not_there);
+        }
         if let Some(stored) = &mut self.unchecked {
             stored.check_to(elements.end);
         }
         self.bytes.get(elements).ok_or_else(not_there)
     }
+
+    fn finish(self) -> Result<()> {
+        if let Some(rows) = self.rows
+            && rows.done == rows.decoded.len()
+        {
+            let end = rows.decoder.finish();
+            end.map_err(|e| bad_prefix(rows.done, e).at_offset(rows.offset))?;
+        }
+        self.unchecked.map_or(Ok(()), StoredPiece::finish)
+    }
+}
+
+fn bad_prefix(len: usize, damage: prefix::Damage) -> Error {
+    Error::corrupt(
+        "prefix piece",
+        format_args!("exactly {len} bytes"),
+        damage.0,
+    )
 }
 
 /// A piece of a split field. Nothing of it may be used before [`Loaded::finish`].
@@ -180,56 +233,34 @@ pub(super) struct Loaded<'a> {
 impl Loaded<'_> {
     /// Merges the whole piece into `dst`, which has its length.
     pub(super) fn merge_all(&mut self, dst: &mut [u8]) -> Result<()> {
-        self.merge(0, dst, None)
+        self.merge(0, dst, Stores::Cached)
     }
 
-    /// Merges elements into all of `dst`. The first one is at byte `start` of the piece. Cold slots are written past
-    /// the caches, through a staging buffer.
-    pub(super) fn merge(
-        &mut self,
-        start: usize,
-        dst: &mut [u8],
-        cold: Option<&mut Vec<u8>>,
-    ) -> Result<()> {
+    /// Merges elements into all of `dst`. The first one is at byte `start` of the piece.
+    pub(super) fn merge(&mut self, start: usize, dst: &mut [u8], stores: Stores) -> Result<()> {
         let mut first = start / self.count;
         if first + dst.len() / self.count > self.len || !dst.len().is_multiple_of(self.count) {
             return Err(not_there());
         }
-        let Some(staging) = cold.filter(|_| dst.len() >= stream::MIN) else {
-            for tile in dst.chunks_mut(TILE * self.count) {
-                self.tile(first, tile)?;
-                first += TILE;
+        for tile in dst.chunks_mut(TILE * self.count) {
+            let elements = first..first + tile.len() / self.count;
+            first = elements.end;
+            let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
+            let planes = &mut planes[..self.count];
+            for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
+                *plane = part.get(elements.clone(), tile.as_ptr())?;
             }
-            return Ok(());
-        };
-        grow(staging, COLD_TILE * self.count);
-        for tile in dst.chunks_mut(COLD_TILE * self.count) {
-            let staged = &mut staging[..tile.len()];
-            self.tile(first, staged)?;
-            stream::copy(staged, tile);
-            first += COLD_TILE;
+            self.split.merge(planes, tile, stores);
         }
         Ok(())
     }
 
-    fn tile(&mut self, first: usize, dst: &mut [u8]) -> Result<()> {
-        let elements = first..first + dst.len() / self.count;
-        let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
-        let planes = &mut planes[..self.count];
-        for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
-            *plane = part.get(elements.clone())?;
-        }
-        self.split.merge(planes, dst);
-        Ok(())
-    }
-
-    /// Checks what is left of stored planes.
+    /// Checks what is left of the planes.
     ///
     /// # Errors
-    /// `Corrupt` if a checksum is wrong: what was merged must not be used.
+    /// `Corrupt` if a checksum or the end of an encoding is wrong: what was merged must not be used.
     pub(super) fn finish(self) -> Result<()> {
-        let mut unchecked = self.parts.into_iter().filter_map(|part| part.unchecked);
-        unchecked.try_for_each(StoredPiece::finish)
+        self.parts.into_iter().try_for_each(Part::finish)
     }
 }
 

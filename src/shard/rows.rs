@@ -8,6 +8,7 @@ use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
+use crate::kernel::planes::Stores;
 use crate::kernel::{convert, lut, stream};
 use crate::quant::{Block, Scales, ScalesView, Scaling};
 use crate::tensor::num_elements;
@@ -193,7 +194,7 @@ impl<'a> Job<'a> {
             let mut planes = planes.load(split, piece, raw_len, &mut scratch.planes)?;
             scratch.counts.add(reading, stored_len, raw_len);
             if direct {
-                self.merge_rows(&mut planes, span, first_run, slots, &mut scratch.staging)?;
+                self.merge_rows(&mut planes, span, first_run, slots)?;
                 return planes.finish();
             }
             loaded = Some(planes);
@@ -348,12 +349,15 @@ impl<'a> Job<'a> {
         span: &Span,
         first_run: usize,
         slots: &mut dyn Slots,
-        staging: &mut Vec<u8>,
     ) -> Result<()> {
         let Some(fixed) = &self.fixed else {
             return Ok(());
         };
-        let cold = slots.is_cold();
+        let stores = if slots.is_cold() {
+            Stores::Streamed
+        } else {
+            Stores::Cached
+        };
         for (i, run) in self.runs.iter().enumerate().skip(first_run) {
             if run.row >= span.end {
                 break;
@@ -365,7 +369,7 @@ impl<'a> Job<'a> {
             let dst = slots.run(i, 0);
             let start = self.slot_offset(run, rows.start, dst.len()) + to_usize(span.start);
             let dst = dst.get_mut(start..start + len).ok_or_else(slot_bug)?;
-            loaded.merge(from, dst, cold.then_some(&mut *staging))?;
+            loaded.merge(from, dst, stores)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::codec::CodecSpec;
 use crate::dataset::{FieldSpec, ShardWriter};
 use crate::dtype::DType;
 use crate::filter::FilterId;
+use crate::kernel::stream;
 use crate::split::SplitId;
 use crate::storage::{self, IoMode};
 use crate::tensor::TensorView;
@@ -29,6 +30,10 @@ const ROUNDS: usize = 9;
 struct OneRun<'a>(&'a mut [u8]);
 
 impl Slots for OneRun<'_> {
+    fn is_cold(&self) -> bool {
+        stream::pays()
+    }
+
     fn run(&mut self, _run: usize, _array: usize) -> &mut [u8] {
         self.0
     }
@@ -110,7 +115,7 @@ fn write(path: &Path, field: FieldSpec, dtype: DType, bytes: &[u8]) -> f64 {
 fn decode(
     reader: &ShardReader,
     size: usize,
-    buffers: &mut [Vec<u8>],
+    buffers: &mut [&mut [u8]],
     scratch: &mut Scratch,
 ) -> usize {
     let mut done = 0;
@@ -163,7 +168,10 @@ fn decode_speed() {
             ("float_split, coded", float().codecs(codec(&coded))),
             ("order+delta, stored", ordered().codecs(none())),
         ];
-        let mut buffers: Vec<Vec<u8>> = (0..64).map(|_| vec![1; BUFFER]).collect();
+        // More than caches hold, on cache lines as batches are.
+        let mut buffers = vec![1; 64 * BUFFER + 64];
+        let start = buffers.as_ptr().align_offset(64);
+        let mut buffers: Vec<&mut [u8]> = buffers[start..].chunks_exact_mut(BUFFER).collect();
         let mut scratch = Scratch::default();
         let mut best = vec![f64::MAX; specs.len() + 1];
         let mut readers = Vec::new();

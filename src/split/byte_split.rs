@@ -1,6 +1,6 @@
 //! Byte split: the bytes of elements as planes, the most significant first (format-spec 8.2).
 
-use crate::kernel::planes;
+use crate::kernel::planes::{self, Stores};
 
 use super::{Split, SplitId};
 
@@ -19,7 +19,7 @@ impl Split for ByteSplit {
         planes::split(num_planes, 0, src, planes);
     }
 
-    fn merge(&self, planes: &[&[u8]], dst: &mut [u8]) {
-        planes::merge(0, planes, dst);
+    fn merge(&self, planes: &[&[u8]], dst: &mut [u8], stores: Stores) {
+        planes::merge(0, planes, dst, stores);
     }
 }

@@ -1,7 +1,7 @@
 //! Float split: elements rotated left by one bit, so that the sign is the lowest bit, then their bytes as planes. The
 //! first plane of bf16 and f32 is the exponent (format-spec 8.2).
 
-use crate::kernel::planes;
+use crate::kernel::planes::{self, Stores};
 
 use super::{Split, SplitId};
 
@@ -23,7 +23,7 @@ impl Split for FloatSplit {
         planes::split(num_planes, ROTATION, src, planes);
     }
 
-    fn merge(&self, planes: &[&[u8]], dst: &mut [u8]) {
-        planes::merge(ROTATION, planes, dst);
+    fn merge(&self, planes: &[&[u8]], dst: &mut [u8], stores: Stores) {
+        planes::merge(ROTATION, planes, dst, stores);
     }
 }

@@ -10,7 +10,7 @@ mod float_split;
 use std::fmt;
 
 use crate::error::{Error, Result};
-use crate::kernel::planes;
+use crate::kernel::planes::{self, Stores};
 
 /// The most planes that an element can be split into.
 pub(crate) const MAX_PLANES: usize = planes::MAX_PLANES;
@@ -85,7 +85,7 @@ pub(crate) trait Split: Sync {
 
     /// The inverse of [`Split::split`]: every input is valid. The planes are equally long, `dst` as long as all of
     /// them together.
-    fn merge(&self, planes: &[&[u8]], dst: &mut [u8]);
+    fn merge(&self, planes: &[&[u8]], dst: &mut [u8], stores: Stores);
 }
 
 /// Every split of this build, by ascending id.
@@ -184,7 +184,7 @@ mod tests {
                         } else {
                             planes.chunks_exact(n).collect()
                         };
-                        split.merge(&slices, &mut back);
+                        split.merge(&slices, &mut back, Stores::Cached);
                         assert!(back == src, "{} {size} {n}", split.name());
                         assert!(*first.get_or_insert_with(|| planes.clone()) == planes);
                     });
