@@ -1803,8 +1803,10 @@ class Shard:
     def read_values(
         self, chunk: Chunk, i: int, raw_lens: list[int], total: int, samples: list[tuple[Shape, int]]
     ) -> bytes:
-        """The stored elements of a field: the pieces of its planes, merged and unfiltered (spec 8). Samples are given by
-        their shapes and stored bytes."""
+        """The stored elements of a field: the pieces of its planes, merged and unfiltered (spec 8).
+
+        Samples are given by their shapes and stored bytes.
+        """
         f = self.fields[i]
         count = len(f.codecs)
         lens = [raw_len // count for raw_len in raw_lens]

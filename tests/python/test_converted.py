@@ -35,7 +35,8 @@ QUANTIZERS = [
     "mxfp4",
 ]
 CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19", "huffman"]
-FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict", "predict:3d:zigzag,byte_shuffle"]
+FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict"]
+FILTERS += ["predict:3d:zigzag,byte_shuffle"]
 
 
 @pytest.fixture(scope="session")
