@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Of an iteration's time, the share that the loop may wait before the loader counts as the limit.
 const WAITING: f64 = 0.1;
 /// Of the workers' time, the share from which on they count as fully used.
-const BUSY: f64 = 0.75;
+const BUSY: f64 = 0.6;
 
 /// What happened so far in an iteration: see [`crate::Batches::stats`].
 ///
@@ -221,7 +221,7 @@ impl LoaderStats {
             ),
             Limit::Prefetch => format!(
                 "Prefetching is the limit: the training loop waited {waited} of the time while workers were busy \
-                 only {busy}; a larger prefetch would help."
+                 only {busy}; a larger prefetch may help."
             ),
         }
     }
