@@ -66,7 +66,7 @@ impl FieldOutput {
 
     /// Delivers stored elements with their scales and zero points, to be dequantized on the device:
     /// `x = (q - zero_point) * scale` of integers, `x = q * scale` of 8-bit floats, `x = table[q] * scale` of a codebook
-    /// (the table is in the field's [`QuantParams`](crate::QuantParams)); MXINT8 elements are 64ths, MXFP4 ones E2M1
+    /// (the table is in the field's [`QuantParams`]); MXINT8 elements are 64ths, MXFP4 ones E2M1
     /// codes. 4-bit elements are widened to one byte each. Not for fields with patches, and not for `abs_error`, whose
     /// steps are f64.
     pub fn quantized(mut self) -> Self {

@@ -1,4 +1,4 @@
-//! Elements that are indices into a table of values: x = table[q] * scale (format-spec 9.8).
+//! Elements that are indices into a table of values: x = `table[q] * scale` (format-spec 9.8).
 
 use super::simd::simd;
 

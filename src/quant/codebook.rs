@@ -1,4 +1,4 @@
-//! Codebook: stored elements are indices into a table, x = table[q] * scale (format-spec 9.8).
+//! Codebook: stored elements are indices into a table, x = `table[q] * scale` (format-spec 9.8).
 
 use std::sync::Arc;
 
