@@ -1054,7 +1054,7 @@ def test_versions(tmp_path: Path) -> None:
     "options",
     [
         {"dtype": 16},
-        {"codec": 6},
+        {"codec": 9},
         {"codec": 0x8000},
         {"filters": [(6, 1)]},
         {"quantizer": (9, b"")},
