@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use tensorshard::{
     CodecSpec, DType, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder, QuantSpec, Ragged,
-    ShardWriter, Shuffle, TensorView, to_le_bytes,
+    ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
 };
 
 /// Inputs have at most 64 KiB; no honest reaction to one needs more than this at once.
