@@ -183,14 +183,15 @@ struct Rows<'a> {
 }
 
 impl Part<'_> {
-    /// Elements that will be written to `to`.
-    fn get(&mut self, elements: Range<usize>, to: *const u8) -> Result<&[u8]> {
+    /// Elements that will be written to `to`, if it is to be in the caches then.
+    fn get(&mut self, elements: Range<usize>, to: Option<*const u8>) -> Result<&[u8]> {
         if let Some(rows) = &mut self.rows {
             let end = elements.end.next_multiple_of(prefix::ROW);
             let end = end.min(rows.decoded.len());
             if let Some(next) = rows.decoded.get_mut(rows.done..end)
                 && !next.is_empty()
             {
+                let to = to.unwrap_or(next.as_ptr());
                 rows.decoder.decode(next, to);
                 rows.done = end;
             }
@@ -245,10 +246,11 @@ impl Loaded<'_> {
         for tile in dst.chunks_mut(TILE * self.count) {
             let elements = first..first + tile.len() / self.count;
             first = elements.end;
+            let to = (stores == Stores::Cached).then_some(tile.as_ptr());
             let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
             let planes = &mut planes[..self.count];
             for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
-                *plane = part.get(elements.clone(), tile.as_ptr())?;
+                *plane = part.get(elements.clone(), to)?;
             }
             self.split.merge(planes, tile, stores);
         }
