@@ -4,9 +4,8 @@
     cargo build --release
     peers/bin/python benches/peers/compare.py [--tensorshard target/release/tensorshard] [--data FOLDER] [CASE ...]
 
-Prints a section in Markdown. FOLDER holds img.u8 (uint8 [n, 3, 64, 64], crops of photographs) and weights.npy (any
-float32 or bfloat16-as-uint16 matrix of a real model); cases without their data are left out. All other data is made
-here, from fixed seeds.
+Prints a section in Markdown. FOLDER holds img.u8 (uint8 [n, 3, 64, 64], crops of photographs) and weights.npy (float32
+weights of a real model, two axes); cases without their data are left out. All other data is made here, from fixed seeds.
 
 Every peer gets chunks of about 1 MiB (PNG: one sample), decodes into a buffer that exists already, and is measured in
 turn with a memcpy of the same bytes; medians. The figures of tensorshard are those of `tensorshard advise --json`: the
@@ -85,6 +84,14 @@ def sparse():
 def weights(folder):
     path = folder / "weights.npy"
     return np.load(path) if path.exists() else None
+
+
+def bf16_of(x):
+    """The upper halves, rounded to nearest even, as NumPy has them: two bytes without a dtype."""
+    if x is None:
+        return None
+    bits = x.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 def photos(folder):
@@ -265,10 +272,13 @@ def measure(x, peers, bound=None):
     return [entry[0] for entry in entries], x.nbytes / memcpy
 
 
+BF16 = ["--dtype-of-void", "bf16"]
+
+
 def ours(binary, x, options=()):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.npy"
-        np.save(path, x)
+        np.save(path, x.view("V2") if options == BF16 else x)
         command = [binary, "--quiet", "advise", path, "--json", *options]
         text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(text)["fields"][0]
@@ -316,7 +326,8 @@ def main():
         "photos": ("Photographs", lambda: photos(args.data)),
         "latents-int8": ("Latents, int8", lambda: int8_of(latents())),
         "latents": ("Latents, f32", latents),
-        "weights": ("Weights of a model", lambda: weights(args.data)),
+        "weights": ("Weights of a model, f32", lambda: weights(args.data)),
+        "weights-bf16": ("Weights of a model, bf16", lambda: bf16_of(weights(args.data))),
         "fields": ("Smooth fields, f32 2-D", lambda: smooth((128, 128, 128), 2, (1, 2))),
         "tokens": ("Token ids", tokens),
         "sparse": ("Sparse activations", sparse),
@@ -331,7 +342,7 @@ def main():
         x = x[: max(1, SAMPLE_BYTES // x[0].nbytes)]
         peers = list(general(x)) + (list(png(x)) if key == "photos" else [])
         rows, memcpy = measure(x, peers)
-        rows = kept(rows) + list(our_rows(ours(args.tensorshard, x)))
+        rows = kept(rows) + list(our_rows(ours(args.tensorshard, x, BF16 if key == "weights-bf16" else [])))
         show(title + ", lossless", x, rows, memcpy)
     fields = {
         "bounded-2d": ("Smooth 2-D fields", 2, lambda: smooth((8, 512, 512), 3, (1, 2))),

@@ -71,7 +71,7 @@ impl FieldReport {
     pub(crate) fn new(field: &Field) -> Self {
         let mut encoding = field.quantizer().to_string();
         for filter in field.filters() {
-            encoding.push_str(&format!(" + {}", filter.id()));
+            encoding.push_str(&format!(" + {}", filter.without_size()));
         }
         if let Some(split) = field.split() {
             encoding.push_str(&format!(" + {split}"));

@@ -294,6 +294,16 @@ impl FilterSpec {
     }
 }
 
+impl FilterSpec {
+    /// The same filter without its element size, which follows from what is stored: for people.
+    pub(crate) fn without_size(self) -> Self {
+        Self {
+            elem_size: 0,
+            ..self
+        }
+    }
+}
+
 impl fmt::Display for FilterSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.id)?;

@@ -313,7 +313,7 @@ fn list(plan: &Plan, front: &[&MeasuredEncoding], memcpy: f64, out: &mut Vec<Mar
     for (i, encoding) in front.iter().take(LIST_ROWS).enumerate() {
         let speed = encoding.decode_bytes_per_s / 1e9;
         let number = format!("{:>2} ", i + 1);
-        let name = clipped(&encoding.encoding, LIST_CHARS - number.len());
+        let name = clipped(&short(encoding), LIST_CHARS - number.len());
         out.push(text(LIST, at, Anchor::Start, RED, number + &name));
         at += LINE;
         let mut detail = format!("   {:.2}x, {speed:.2} GB/s", encoding.ratio());
@@ -349,6 +349,13 @@ fn list(plan: &Plan, front: &[&MeasuredEncoding], memcpy: f64, out: &mut Vec<Mar
     }
     let words = format!("dashed: memcpy of the same bytes, {memcpy:.2} GB/s");
     out.push(text(LIST, at, Anchor::Start, BLACK, words));
+}
+
+/// The options without their names.
+fn short(encoding: &MeasuredEncoding) -> String {
+    let options = encoding.options().replace("--filter none ", "");
+    let words = options.split(' ').filter(|word| !word.starts_with("--"));
+    words.collect::<Vec<_>>().join(" + ")
 }
 
 fn clipped(text: &str, chars: usize) -> String {

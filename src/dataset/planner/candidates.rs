@@ -3,8 +3,12 @@
 use crate::codec::{CodecId, CodecSpec};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::filter::{FilterId, FilterSpec, predict};
-use crate::quant::{NonFinite, QuantParams, QuantSpec};
+use crate::filter::{FilterId, FilterSpec, Predict, PredictMode, predict};
+use crate::format::chunk::Role;
+use crate::format::forever::DEFAULT_PIECE_BYTES;
+use crate::format::schema::Schema;
+use crate::quant::{MxFormat, NonFinite, QuantParams, QuantSpec};
+use crate::shard::encode_chunk;
 use crate::split::SplitId;
 
 use super::FieldSpec;
@@ -25,6 +29,19 @@ struct Stage {
     quant: QuantSpec,
     /// It promises the requested bound for every element.
     bounded: bool,
+    /// One of many of its kind, or only for comparison: just the pipelines that are likely to be best.
+    few: bool,
+}
+
+impl Stage {
+    fn new(quant: QuantSpec, bounded: bool) -> Self {
+        let few = false;
+        Self {
+            quant,
+            bounded,
+            few,
+        }
+    }
 }
 
 /// What follows a quantizer.
@@ -56,7 +73,7 @@ pub(super) fn list(
                 continue;
             }
         };
-        for pipeline in pipelines(&stored, plain.quant().is_identity(), sample) {
+        for pipeline in pipelines(&stored, stage.few, sample) {
             let Pipeline {
                 filters,
                 split,
@@ -86,23 +103,18 @@ pub(super) fn list(
 }
 
 fn quantizers(field: &FieldSpec, request: Request, all: bool, non_finite: NonFinite) -> Vec<Stage> {
-    let mut out = vec![Stage {
-        quant: QuantSpec::identity(),
-        bounded: true,
-    }];
+    let mut out = vec![Stage::new(QuantSpec::identity(), true)];
     let (true, Some(dtype)) = (is_float(field), field.dtype()) else {
         return out;
     };
     if let Request::MaxError(bound) = request {
         let quant = QuantSpec::abs_error(bound);
-        out.push(Stage {
-            quant: match non_finite {
-                NonFinite::Error => quant.non_finite(non_finite),
-                // All that misses the bound is patched.
-                _ => quant,
-            },
-            bounded: true,
-        });
+        let quant = match non_finite {
+            NonFinite::Error => quant.non_finite(non_finite),
+            // All that misses the bound is patched.
+            NonFinite::Saturate | NonFinite::Patch => quant,
+        };
+        out.push(Stage::new(quant, true));
     }
     if !all && !matches!(request, Request::TargetBits(_)) {
         return out;
@@ -112,21 +124,31 @@ fn quantizers(field: &FieldSpec, request: Request, all: bool, non_finite: NonFin
     if dtype.size() > 2 {
         specs.extend([QuantSpec::cast(DType::F16), QuantSpec::cast(DType::BF16)]);
     }
-    specs.push(QuantSpec::cast(DType::F8E4M3FN));
     if rank.is_none_or(|rank| rank > 0) {
         specs.extend([QuantSpec::int16(), QuantSpec::int8()]);
         if rank.is_some_and(|rank| rank > 1) {
             specs.push(QuantSpec::int8().per_channel(0));
         }
-        specs.push(QuantSpec::int4().per_group(32).scale_dtype(DType::F16));
+        specs.push(QuantSpec::int8().per_group(32).scale_dtype(DType::F16));
+        specs.push(QuantSpec::fp8(DType::F8E4M3FN));
+        for size in [32, 128] {
+            specs.push(QuantSpec::int4().per_group(size).scale_dtype(DType::F16));
+        }
+        specs.push(QuantSpec::nf4());
+        specs.extend([MxFormat::Fp8E4M3, MxFormat::Fp4].map(QuantSpec::mx));
+    } else {
+        specs.push(QuantSpec::cast(DType::F8E4M3FN));
     }
+    let few = !matches!(request, Request::TargetBits(_));
     out.extend(specs.into_iter().map(|quant| Stage {
         quant: quant.non_finite(non_finite),
         bounded: false,
+        few,
     }));
     out.extend(grids(request).map(|quant| Stage {
         quant,
         bounded: false,
+        few: true,
     }));
     out
 }
@@ -146,12 +168,24 @@ struct Stored {
     /// Bits of a stored element.
     bits: u32,
     is_float: bool,
+    is_identity: bool,
+    /// Stored elements of the first chunk.
+    codes: Vec<u8>,
 }
 
 impl Stored {
     fn of(plain: &FieldSpec, sample: &Sample) -> Result<Self> {
         let spec = prepared(plain, sample)?;
         let params = spec.quant_params()?;
+        let schema = Schema::new(vec![spec.resolve()?])?;
+        let mut codes = Vec::new();
+        if let Some(block) = sample.chunks.first() {
+            let chunk = encode_chunk(&schema, DEFAULT_PIECE_BYTES, block)?;
+            let planes = chunk.streams.into_iter();
+            for stream in planes.filter(|stream| stream.role == Role::Plane) {
+                codes.extend(stream.data);
+            }
+        }
         let dtype = sample.dtype;
         Ok(Self {
             bits: params.stored_bits(dtype),
@@ -160,99 +194,156 @@ impl Stored {
                 QuantParams::Cast { .. } => true,
                 _ => false,
             },
+            is_identity: params == QuantParams::Identity,
+            codes,
         })
     }
 }
 
 /// Filters, splits and codecs for stored elements.
-fn pipelines(stored: &Stored, is_identity: bool, sample: &Sample) -> Vec<Pipeline> {
+fn pipelines(stored: &Stored, few: bool, sample: &Sample) -> Vec<Pipeline> {
+    let mut out = vec![pipeline(&[], None, &[none()])];
+    if !few {
+        general(stored, &mut out);
+    }
     let bytes = stored.bits / 8;
-    let of =
-        |ids: &[FilterId]| -> Vec<FilterSpec> { ids.iter().copied().map(FilterSpec::of).collect() };
-    let mut filters = vec![vec![]];
-    if bytes > 1 {
-        filters.push(of(&[FilterId::BYTE_SHUFFLE]));
+    if stored.is_float && bytes > 1 {
+        floats(stored, sample, &mut out);
+    } else if bytes == 0 || stored.is_float {
+        // Two codes in a byte, or floats of 8 bits: neighbours are not like each other.
+        out.extend(entropy_codecs().map(|codec| pipeline(&[], None, &[codec])));
+    } else {
+        integers(bytes, stored, few, sample, &mut out);
     }
-    if bytes > 0 && !stored.is_float {
-        filters.push(of(&[FilterId::DELTA]));
-        if bytes > 1 {
-            filters.push(of(&[FilterId::DELTA, FilterId::BYTE_SHUFFLE]));
-        }
-    }
-    if is_identity {
-        filters.push(of(&[FilterId::BIT_SHUFFLE]));
-    }
-    let pipeline = |filters: &[FilterSpec], split, codecs: &[CodecSpec]| Pipeline {
+    out
+}
+
+fn pipeline(filters: &[FilterSpec], split: Option<SplitId>, codecs: &[CodecSpec]) -> Pipeline {
+    Pipeline {
         filters: filters.to_vec(),
         split,
         codecs: codecs.to_vec(),
-    };
-    let mut out = vec![pipeline(&[], None, &[none()])];
-    for filters in &filters {
-        for codec in whole_codecs(is_identity) {
-            out.push(pipeline(filters, None, &[codec]));
-        }
+    }
+}
+
+/// What every array store has: shuffles and codecs that look for repetitions.
+fn general(stored: &Stored, out: &mut Vec<Pipeline>) {
+    let bytes = stored.bits / 8;
+    let mut chains: Vec<&[FilterId]> = vec![&[]];
+    if bytes > 1 {
+        chains.push(&[FilterId::BYTE_SHUFFLE]);
     }
     if bytes > 0 && !stored.is_float {
-        let mut predictions = vec![vec![]];
-        predictions
-            .extend(predictions_of(bytes, is_identity, sample).map(|prediction| vec![prediction]));
-        let split = (bytes > 1).then_some(SplitId::BYTE_SPLIT);
-        for filters in &predictions {
-            for codec in entropy_codecs() {
-                out.push(pipeline(filters, split, &[codec]));
-            }
+        chains.push(&[FilterId::DELTA]);
+        if bytes > 1 {
+            chains.push(&[FilterId::DELTA, FilterId::BYTE_SHUFFLE]);
         }
     }
-    if bytes > 1 && is_identity {
-        let split = if stored.is_float {
-            SplitId::FLOAT_SPLIT
-        } else {
-            SplitId::BYTE_SPLIT
-        };
-        for codec in plane_codecs() {
-            if stored.is_float {
-                out.push(pipeline(&[], Some(split), &[codec, none()]));
-                let ordered = of(&[FilterId::FLOAT_ORDER]);
-                let top = [codec, codec, none()];
-                if bytes > 2 {
-                    out.push(pipeline(&ordered, Some(SplitId::BYTE_SPLIT), &top));
-                    if let Ok(left) = FilterSpec::parse("predict:left:zigzag") {
-                        let differences = [&ordered[..], &[left]].concat();
-                        out.push(pipeline(&differences, Some(SplitId::BYTE_SPLIT), &top));
-                    }
-                }
+    if stored.is_identity {
+        chains.push(&[FilterId::BIT_SHUFFLE]);
+    }
+    for chain in chains {
+        let filters: Vec<FilterSpec> = chain.iter().copied().map(FilterSpec::of).collect();
+        for codec in whole_codecs(stored.is_identity) {
+            out.push(pipeline(&filters, None, &[codec]));
+        }
+    }
+}
+
+/// Integers: differences to neighbours, each byte of an element a plane of its own.
+fn integers(bytes: u32, stored: &Stored, few: bool, sample: &Sample, out: &mut Vec<Pipeline>) {
+    let split = (bytes > 1).then_some(SplitId::BYTE_SPLIT);
+    let size = usize::try_from(bytes).unwrap_or(1);
+    let mut chains = vec![vec![]];
+    chains.extend(
+        predictions(size, stored, sample)
+            .into_iter()
+            .map(|predict| vec![predict]),
+    );
+    if few && chains.len() > 1 {
+        chains.remove(0);
+    }
+    for filters in &chains {
+        for codec in entropy_codecs() {
+            out.push(pipeline(filters, split, &[codec]));
+        }
+        // Small numbers in wide elements: the upper bytes are nearly all the same, which no code of whole bits can use.
+        for top in [CodecSpec::new(CodecId::LZ4), zstd(1)] {
+            if bytes > 1 {
+                let mut codecs = vec![top; size];
+                codecs[size - 1] = CodecSpec::new(CodecId::PREFIX);
+                out.push(pipeline(filters, split, &codecs));
             }
-            out.push(pipeline(&[], Some(split), &[codec]));
+        }
+        if stored.is_identity {
+            out.push(pipeline(filters, split, &[zstd(9)]));
+        }
+    }
+}
+
+/// Wide floats: the exponent apart from the mantissa, or neighbours as ordered integers.
+fn floats(stored: &Stored, sample: &Sample, out: &mut Vec<Pipeline>) {
+    let split = Some(SplitId::FLOAT_SPLIT);
+    let prefix = CodecSpec::new(CodecId::PREFIX);
+    out.push(pipeline(&[], split, &[prefix, none()]));
+    if !stored.is_identity {
+        return;
+    }
+    for codec in [CodecSpec::new(CodecId::HUFFMAN), zstd(1), zstd(9)] {
+        out.push(pipeline(&[], split, &[codec, none()]));
+    }
+    out.extend([prefix, zstd(9)].map(|codec| pipeline(&[], split, &[codec])));
+    let order = FilterSpec::of(FilterId::FLOAT_ORDER);
+    let split = Some(SplitId::BYTE_SPLIT);
+    let mut chains = vec![vec![order]];
+    chains.extend(neighbours(sample, true).map(|predict| vec![order, predict]));
+    for filters in &chains {
+        for codec in [prefix, CodecSpec::new(CodecId::HUFFMAN), zstd(3)] {
+            if stored.bits > 16 {
+                out.push(pipeline(filters, split, &[codec, codec, none()]));
+            }
+            out.push(pipeline(filters, split, &[codec]));
+        }
+    }
+}
+
+/// Predictions of stored integers of `size` bytes: the best one where samples have one shape, and a simpler one, which is
+/// faster to undo; else those of every rank.
+fn predictions(size: usize, stored: &Stored, sample: &Sample) -> Vec<FilterSpec> {
+    let Some(shape) = &sample.fixed else {
+        return neighbours(sample, size > 1).collect();
+    };
+    let Some(chosen) = predict::choose(size, shape, &stored.codes) else {
+        return Vec::new();
+    };
+    let mut out = vec![FilterSpec::predict(chosen)];
+    if stored.is_identity {
+        let planes = shape.len() > 2 && (2..=4).contains(&shape[0]);
+        let simple = if planes && size == 1 {
+            // Pictures, plane by plane: green first.
+            Predict::default().channel_axis(0).reference(1)
+        } else {
+            Predict::new(PredictMode::Left)
+        };
+        let simple = if size > 1 { simple.zigzag() } else { simple };
+        if simple != chosen {
+            out.push(FilterSpec::predict(simple));
         }
     }
     out
 }
 
-/// Predictions of stored integers: the best one where the sample has the integers, else those of every rank.
-fn predictions_of(
-    bytes: u32,
-    is_identity: bool,
-    sample: &Sample,
-) -> impl Iterator<Item = FilterSpec> {
-    let shape = sample.fixed.as_deref().unwrap_or(&[0]);
-    let mut out = Vec::new();
-    if is_identity && sample.fixed.is_some() {
-        let values = sample.chunks.first().and_then(|chunk| chunk.fields.first());
-        let elem_size = sample.dtype.size();
-        out.extend(
-            values
-                .and_then(|values| predict::choose(elem_size, shape, &values.data))
-                .map(FilterSpec::predict),
-        );
-    } else {
-        let zigzag = if bytes > 1 { ":zigzag" } else { "" };
-        let modes = ["left", "2d", "3d"].into_iter().take(shape.len());
-        out.extend(
-            modes.filter_map(|mode| FilterSpec::parse(&format!("predict:{mode}{zigzag}")).ok()),
-        );
-    }
-    out.into_iter()
+/// Predictions from neighbours along the last axes.
+fn neighbours(sample: &Sample, zigzag: bool) -> impl Iterator<Item = FilterSpec> + use<> {
+    use PredictMode::{Left, Plane, Volume};
+    let rank = sample.fixed.as_ref().map_or(1, Vec::len);
+    [Left, Plane, Volume]
+        .into_iter()
+        .take(rank)
+        .map(move |mode| {
+            let predict = Predict::new(mode);
+            FilterSpec::predict(if zigzag { predict.zigzag() } else { predict })
+        })
 }
 
 /// Codecs for elements as they are.
@@ -267,11 +358,6 @@ fn whole_codecs(is_identity: bool) -> Vec<CodecSpec> {
         zstd(3),
         zstd(9),
     ]
-}
-
-/// Codecs for a plane of a split.
-fn plane_codecs() -> [CodecSpec; 3] {
-    [CodecSpec::new(CodecId::PREFIX), zstd(1), zstd(9)]
 }
 
 /// Codecs for what prediction leaves.
