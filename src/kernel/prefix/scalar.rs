@@ -143,11 +143,12 @@ fn encode<const GROUPS: usize>(words: &Words, src: &[u8], out: &mut [u8]) -> usi
             for ((pair, window), n) in pairs.zip(&mut windows).zip(&mut n).rev() {
                 let [low, high, len, _] = codes[usize::from(pair[step])].to_le_bytes();
                 let before = *n + u32::from(len);
-                if before > 15 {
-                    at -= 2;
-                    out[at..at + 2].copy_from_slice(&((*window >> 16) as u16).to_le_bytes());
-                    *window <<= 16;
-                }
+                // 1 if the lane pulled: no branch, it would be often guessed wrong. A word that is not given
+                // back is written over.
+                let pulled = before >> 4;
+                out[at - 2..at].copy_from_slice(&((*window >> 16) as u16).to_le_bytes());
+                at -= 2 * pulled as usize;
+                *window <<= 16 * pulled;
                 *n = before & 15;
                 *window |= u32::from(u16::from_le_bytes([low, high])) << (16 - *n);
             }
