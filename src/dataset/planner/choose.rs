@@ -75,8 +75,9 @@ pub(super) fn is_float(field: &FieldSpec) -> bool {
 }
 
 /// Encodings that can be taken: they meet the request, and are smaller than the plain form of their quantizer, without
-/// filters and codec. Those that are not cannot be faster either, whatever a clock says.
-fn eligible(encodings: &[MeasuredEncoding]) -> Vec<bool> {
+/// filters and codec. Those that are not cannot be faster either, whatever a clock says. Where bits are given, they are
+/// about as exact as the most exact of them.
+fn eligible(request: Request, encodings: &[MeasuredEncoding]) -> Vec<bool> {
     let beaten = |i: usize| {
         encodings[..i].iter().any(|other| {
             other.field.is_plain()
@@ -84,28 +85,42 @@ fn eligible(encodings: &[MeasuredEncoding]) -> Vec<bool> {
                 && other.stored_bytes <= encodings[i].stored_bytes
         })
     };
-    (0..encodings.len())
-        .map(|i| encodings[i].meets && !beaten(i))
+    let least_snr = match request {
+        Request::TargetBits(_) => encodings
+            .iter()
+            .filter(|encoding| encoding.meets)
+            .map(|encoding| encoding.snr_db() - EQUAL_SNR_DB)
+            .fold(f64::NEG_INFINITY, f64::max),
+        Request::Lossless | Request::MaxError(_) => f64::NEG_INFINITY,
+    };
+    encodings
+        .iter()
+        .enumerate()
+        .map(|(i, encoding)| {
+            let snr = encoding.snr_db();
+            // An SNR that is no number (a field of zeros) is as good as any.
+            encoding.meets && (snr.is_nan() || snr >= least_snr) && !beaten(i)
+        })
         .collect()
 }
 
 /// Marks eligible encodings that no other one beats in both size and decode speed.
-pub(super) fn mark_pareto(encodings: &mut [MeasuredEncoding]) {
+pub(super) fn mark_pareto(request: Request, encodings: &mut [MeasuredEncoding]) {
     let points: Vec<(bool, u64, f64)> = encodings
         .iter()
-        .zip(eligible(encodings))
+        .zip(eligible(request, encodings))
         .map(|(e, eligible)| (eligible, e.stored_bytes, e.decode_bytes_per_s))
         .collect();
-    for (encoding, &(meets, stored, speed)) in encodings.iter_mut().zip(&points) {
+    for (encoding, &(eligible, stored, speed)) in encodings.iter_mut().zip(&points) {
         let beaten = points
             .iter()
-            .any(|&(other_meets, other_stored, other_speed)| {
-                other_meets
+            .any(|&(other_eligible, other_stored, other_speed)| {
+                other_eligible
                     && other_stored <= stored
                     && other_speed >= speed
                     && (other_stored < stored || other_speed > speed)
             });
-        encoding.pareto = meets && !beaten;
+        encoding.pareto = eligible && !beaten;
     }
 }
 
@@ -116,40 +131,23 @@ pub(super) fn pick(
     encodings: &[MeasuredEncoding],
     memcpy_bytes_per_s: f64,
 ) -> Option<usize> {
-    let can = eligible(encodings);
-    let mut eligible: Vec<usize> = (0..encodings.len()).filter(|&i| can[i]).collect();
-    if let Request::TargetBits(_) = request {
-        let best = eligible
-            .iter()
-            .map(|&i| encodings[i].snr_db())
-            .fold(f64::NEG_INFINITY, f64::max);
-        // An SNR that is no number (a field of zeros) is as good as any.
-        eligible.retain(|&i| {
-            let snr = encodings[i].snr_db();
-            snr.is_nan() || snr >= best - EQUAL_SNR_DB
-        });
+    let can = eligible(request, encodings);
+    let eligible = || (0..encodings.len()).filter(|&i| can[i]);
+    let part =
+        |i: usize| encodings[i].stored_bytes as f64 / (encodings[i].raw_bytes as f64).max(1.0);
+    if goal.lambda() == 0.0 {
+        return eligible().min_by_key(|&i| (encodings[i].stored_bytes, i));
     }
     let score = |i: usize| {
-        let encoding = &encodings[i];
-        let bytes = encoding.stored_bytes as f64 / (encoding.raw_bytes as f64).max(1.0);
-        if goal.lambda() == 0.0 {
-            return bytes;
-        }
-        bytes + goal.lambda() * memcpy_bytes_per_s / encoding.decode_bytes_per_s.max(1.0)
+        let decode = memcpy_bytes_per_s / encodings[i].decode_bytes_per_s.max(1.0);
+        part(i) + goal.lambda() * decode
     };
-    let best = eligible
-        .iter()
-        .map(|&i| score(i))
-        .fold(f64::INFINITY, f64::min);
-    let band = if goal.lambda() == 0.0 {
-        1.0
-    } else {
-        EQUAL_SCORES
-    };
-    eligible
-        .into_iter()
-        .filter(|&i| score(i) <= best * band)
-        .min_by_key(|&i| (encodings[i].stored_bytes, i))
+    let best = eligible().map(score).fold(f64::INFINITY, f64::min);
+    // Of equals the smallest; a difference below 1% of the raw bytes is none, and the simpler one is taken.
+    let percent = |i: usize| (part(i) * 100.0).round();
+    eligible()
+        .filter(|&i| score(i) <= best * EQUAL_SCORES)
+        .min_by(|&a, &b| percent(a).total_cmp(&percent(b)).then(a.cmp(&b)))
 }
 
 /// Nothing meets the request.

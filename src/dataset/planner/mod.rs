@@ -23,7 +23,8 @@ use sample::Sample;
 /// Of the encodings that meet the request, it picks the one with the lowest `stored / raw + lambda * memcpy / decode`,
 /// where the last term is the decode speed as measured, as a fraction of that of a memcpy of the same bytes. In other
 /// words: bytes plus decode time, where lambda is the bytes that a source delivers while a memcpy delivers one. Scores
-/// within 3% of the best count as equal; of these the smallest is taken.
+/// within 3% of the best count as equal; of these the smallest is taken, and the simplest where sizes differ by less than
+/// 1% of the raw bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Goal {
     /// lambda = 1: data that is read from memory, over and over.
@@ -217,7 +218,7 @@ impl Planner {
         for encoding in &mut encodings {
             encoding.meets = request.is_met_by(encoding);
         }
-        choose::mark_pareto(&mut encodings);
+        choose::mark_pareto(request, &mut encodings);
         let mut picks = [0; GOALS.len()];
         for goal in Goal::all() {
             picks[goal as usize] = choose::pick(goal, request, &encodings, memcpy_bytes_per_s)
@@ -257,7 +258,8 @@ pub struct MeasuredEncoding {
     pub error: Option<ErrorReport>,
     /// True if the request is met.
     pub meets: bool,
-    /// True if it meets the request, and no other encoding that does is both smaller and faster to decode.
+    /// True if it meets the request (with target bits: about as well as any), and no other encoding that does is both
+    /// smaller and faster to decode.
     pub pareto: bool,
     /// The quantizer promises the requested bound for every element, or none is needed.
     bounded: bool,
