@@ -10,7 +10,8 @@
 //! * [`Dataset`] is for everything else: the schema, single samples by index, [`Dataset::inspect`],
 //!   [`Dataset::verify`].
 //!
-//! [`ShardWriter`] writes datasets, [`merge`] joins those that several processes have written, and [`import`] reads
+//! [`ShardWriter`] writes datasets, [`merge`] joins those that several processes have written, [`salvage`] makes a
+//! readable one of what is damaged or was interrupted, and [`import`] reads
 //! NumPy's files. The `tensorshard` command does all of it without a line of code.
 //!
 //! # Words
@@ -47,9 +48,9 @@ mod tensor;
 pub use codec::{CodecId, CodecSpec};
 pub use dataset::{
     Batch, Damage, Dataset, DatasetBuilder, DatasetReport, ErrorReport, FieldBatch, FieldOutput,
-    FieldReport, FieldSpec, Goal, MeasuredEncoding, MergeSummary, Plan, Planner, Preset, Ragged,
-    Sample, ShardCheck, ShardReport, ShardWriter, ShardWriterBuilder, VerifyReport, WriteProgress,
-    WriteSummary, merge,
+    FieldReport, FieldSpec, Goal, MeasuredEncoding, MergeSummary, MissingChunks, Plan, Planner,
+    Preset, Ragged, SalvageReport, SalvagedShard, Sample, ShardCheck, ShardReport, ShardWriter,
+    ShardWriterBuilder, Unlisted, VerifyReport, WriteProgress, WriteSummary, merge, salvage,
 };
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Location, Result};

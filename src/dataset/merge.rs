@@ -110,7 +110,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
     })
 }
 
-fn copy(source: &Path, target: PathBuf) -> Result<()> {
+pub(super) fn copy(source: &Path, target: PathBuf) -> Result<()> {
     let storage = FileStorage::open(source)?;
     let mut sink = FileSink::create(target)?;
     let mut block = Vec::new();

@@ -7,6 +7,7 @@ mod merge;
 mod metadata;
 mod output;
 mod planner;
+mod salvage;
 mod verify;
 mod writer;
 
@@ -16,6 +17,7 @@ pub use inspect::{DatasetReport, ErrorReport, FieldReport, ShardReport};
 pub use merge::{MergeSummary, merge};
 pub use output::{FieldOutput, Ragged};
 pub use planner::{Goal, MeasuredEncoding, Plan, Planner};
+pub use salvage::{MissingChunks, SalvageReport, SalvagedShard, Unlisted, salvage};
 pub use verify::{Damage, ShardCheck, VerifyReport};
 pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 
@@ -42,11 +44,15 @@ use crate::format::shard_id::ShardId;
 use crate::shard::decode::{out_dtype, sample_out_bytes};
 use crate::shard::reader::Chunk;
 use crate::shard::{Form, RowRun, Scratch, ShardReader, Slots};
-use crate::storage::{self, IoMode, MemoryStorage};
+use crate::storage::{self, IoMode, MemoryStorage, is_temporary_name};
 use crate::tensor::{Tensor, num_elements};
 
 /// Shards that are kept open; more are opened and closed as needed.
 const OPEN_SHARDS: usize = 256;
+
+/// Bytes of the largest manifest.
+const MANIFEST_LIMIT: u64 =
+    limits::SCHEMA + limits::METADATA + limits::SHARDS * SHARD_RECORD + 1024;
 
 /// A dataset that is open for reading. Clones share everything, and are cheap.
 ///
@@ -168,8 +174,7 @@ impl DatasetBuilder {
                 ),
             ));
         }
-        let limit = limits::SCHEMA + limits::METADATA + limits::SHARDS * SHARD_RECORD + 1024;
-        let bytes = storage::read_file(&path, limit)?;
+        let bytes = storage::read_file(&path, MANIFEST_LIMIT)?;
         let manifest = Manifest::parse(bytes).map_err(|e| e.in_file(&path))?;
         Dataset::new(folder, manifest, self, None)
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, Result};
 use crate::format::schema::Kind;
+use crate::shard::reader::Chunk;
 use crate::shard::{RowRun, Scratch, ShardReader};
 
 use super::{Dataset, decode_to_vec};
@@ -150,7 +151,9 @@ impl Dataset {
                 if chunk >= shard.num_chunks() {
                     return;
                 }
-                let result = self.verify_chunk(&shard, chunk, &mut scratch);
+                let result = shard
+                    .chunk(chunk, &mut scratch.io)
+                    .and_then(|chunk| check_chunk(&shard, &chunk, &mut scratch));
                 if let Ok(samples) = &result {
                     progress(u64::from(*samples));
                 }
@@ -181,42 +184,46 @@ impl Dataset {
             }
         }
     }
+}
 
-    fn verify_chunk(&self, shard: &ShardReader, number: u64, scratch: &mut Scratch) -> Result<u32> {
-        let chunk = shard.chunk(number, &mut scratch.io)?;
-        let num_samples = chunk.header.num_samples;
-        let rows: Vec<u32> = (0..num_samples).collect();
-        let runs = [RowRun {
-            row: 0,
-            count: num_samples,
-        }];
-        for (ordinal, field) in self.schema().fields().iter().enumerate() {
-            let shapes = field
-                .is_ragged()
-                .then(|| shard.decode_shapes(&chunk, ordinal, scratch))
-                .transpose()?;
-            let (bytes, ends) = decode_to_vec(
-                shard,
-                &chunk,
-                ordinal,
-                shapes.as_ref(),
-                &rows,
-                &runs,
-                scratch,
-            )?;
-            if field.kind() == Kind::String {
-                let mut from = 0;
-                for end in ends {
-                    std::str::from_utf8(&bytes[from..end]).map_err(|e| {
-                        Error::corrupt("text", "UTF-8", e)
-                            .in_file(shard.path())
-                            .in_chunk(number)
-                            .in_field(field.name())
-                    })?;
-                    from = end;
-                }
+/// Decodes every value of a chunk. Returns how many samples it has.
+pub(super) fn check_chunk(
+    shard: &ShardReader,
+    chunk: &Chunk,
+    scratch: &mut Scratch,
+) -> Result<u32> {
+    let num_samples = chunk.header.num_samples;
+    let rows: Vec<u32> = (0..num_samples).collect();
+    let runs = [RowRun {
+        row: 0,
+        count: num_samples,
+    }];
+    for (ordinal, field) in shard.schema().fields().iter().enumerate() {
+        let shapes = field
+            .is_ragged()
+            .then(|| shard.decode_shapes(chunk, ordinal, scratch))
+            .transpose()?;
+        let (bytes, ends) = decode_to_vec(
+            shard,
+            chunk,
+            ordinal,
+            shapes.as_ref(),
+            &rows,
+            &runs,
+            scratch,
+        )?;
+        if field.kind() == Kind::String {
+            let mut from = 0;
+            for end in ends {
+                std::str::from_utf8(&bytes[from..end]).map_err(|e| {
+                    Error::corrupt("text", "UTF-8", e)
+                        .in_file(shard.path())
+                        .in_chunk(u64::from(chunk.header.chunk))
+                        .in_field(field.name())
+                })?;
+                from = end;
             }
         }
-        Ok(num_samples)
     }
+    Ok(num_samples)
 }

@@ -157,6 +157,46 @@ pub(crate) fn header_len(num_streams: u64, num_stats: u64, num_pieces: u64) -> u
         .saturating_add(4)
 }
 
+/// What the first bytes of something that looks like a chunk header say, before anything of it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) chunk: u32,
+    pub(crate) num_samples: u32,
+    pub(crate) first_sample: u64,
+    pub(crate) chunk_len: u64,
+    pub(crate) header_len: u32,
+}
+
+impl Claim {
+    /// Bytes that are looked at.
+    pub(crate) const LEN: u64 = CHUNK_FIXED;
+
+    /// The claim of these bytes; `None` if they cannot be the start of a chunk header.
+    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+        let mut c = Cursor::new(bytes, "chunk header");
+        if c.array().ok()? != CHUNK_MAGIC {
+            return None;
+        }
+        let claim = Self {
+            header_len: c.u32().ok()?,
+            chunk: c.u32().ok()?,
+            num_samples: c.u32().ok()?,
+            first_sample: c.u64().ok()?,
+            chunk_len: c.u64().ok()?,
+        };
+        let counts = [c.u32().ok()?, c.u32().ok()?, c.u32().ok()?];
+        let [num_streams, num_stats, num_pieces] = counts.map(u64::from);
+        c.reserved(4).ok()?;
+        let len = u64::from(claim.header_len);
+        let fits = header_len(num_streams, num_stats, num_pieces) == len
+            && len < claim.chunk_len
+            && len <= limits::CHUNK_HEADER
+            && claim.chunk_len.checked_rem(ALIGN) == Some(0)
+            && claim.num_samples > 0;
+        fits.then_some(claim)
+    }
+}
+
 impl ChunkHeader {
     /// The header's bytes (without padding), and its stored checksum.
     pub(crate) fn encode(&self, shard_id: ShardId) -> Result<(Vec<u8>, u32)> {

@@ -55,6 +55,13 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// No records: of a shard whose chunks were found without its index.
+    pub(crate) fn empty() -> Self {
+        Self {
+            bytes: Bytes::new(),
+        }
+    }
+
     /// Validates that the records tile the file from `chunks_start` to the index.
     pub(crate) fn validate(
         bytes: Bytes,

@@ -5,6 +5,7 @@ pub(crate) mod encode;
 mod layout;
 mod planes;
 pub(crate) mod reader;
+pub(crate) mod recover;
 mod rows;
 #[cfg(test)]
 mod speed_tests;

@@ -123,8 +123,43 @@ impl ShardReader {
         })
     }
 
+    /// A reader of a shard whose index or footer is lost: its chunks are found one by one.
+    pub(super) fn without_index(
+        storage: Arc<dyn Storage>,
+        header: ShardHeader,
+        schema: Arc<Schema>,
+    ) -> Self {
+        let footer = Footer {
+            version_minor: header.version_minor,
+            shard_id: header.shard_id,
+            num_samples: 0,
+            num_chunks: 0,
+            index_offset: 0,
+            file_len: storage.len(),
+            index_crc: 0,
+            header_crc: 0,
+        };
+        Self {
+            storage,
+            header,
+            schema,
+            footer,
+            footer_crc: 0,
+            index: Index::empty(),
+            verify_checksums: true,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.storage.path()
+    }
+
+    pub(super) fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
+    }
+
+    pub(super) fn header(&self) -> &ShardHeader {
+        &self.header
     }
 
     pub(crate) fn schema(&self) -> &Arc<Schema> {
@@ -168,16 +203,25 @@ impl ShardReader {
             (self.footer.num_samples - first_sample).min(u64::from(self.header.samples_per_chunk));
         // Bounded by samples_per_chunk, a u32.
         let num_samples = u32::try_from(num_samples).unwrap_or(u32::MAX);
-        let bytes = self.storage.read(
-            entry.offset..entry.offset + u64::from(entry.header_len),
-            scratch,
-        )?;
+        self.chunk_at(chunk, entry, (first_sample, num_samples), scratch)
+    }
+
+    /// Reads and checks the header of a chunk that is where `entry` says and has these samples: the first, and how many.
+    pub(super) fn chunk_at(
+        &self,
+        chunk: u64,
+        entry: IndexEntry,
+        samples: (u64, u32),
+        scratch: &mut Vec<u8>,
+    ) -> Result<Chunk> {
+        let end = entry.offset.saturating_add(u64::from(entry.header_len));
+        let bytes = self.storage.read(entry.offset..end, scratch)?;
         let header = ChunkHeader::parse(
             bytes,
             self.header.shard_id,
             chunk,
             &entry,
-            (first_sample, num_samples),
+            samples,
             &self.schema,
         )
         .map_err(|e| e.at_offset(entry.offset))?;

@@ -244,13 +244,26 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What follows a file's name while it is written; the process id and a random number come after it.
+const TEMPORARY: &str = ".tmp-";
+
+/// True for the name of a file that is being written, or that an interrupted writer has left.
+pub(crate) fn is_temporary_name(name: &str) -> bool {
+    let digits = |text: &str, radix| {
+        !text.is_empty() && text.chars().all(|c| c.is_digit(radix) && !c.is_uppercase())
+    };
+    name.rsplit_once(TEMPORARY)
+        .and_then(|(_, tail)| tail.split_once('-'))
+        .is_some_and(|(process, random)| digits(process, 10) && digits(random, 16))
+}
+
 fn temporary_name(path: &Path) -> Result<PathBuf> {
     let mut random = [0; 8];
     getrandom::fill(&mut random)
         .map_err(|e| Error::io("get random bytes for", path, std::io::Error::other(e)))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(
-        ".tmp-{}-{:016x}",
+        "{TEMPORARY}{}-{:016x}",
         std::process::id(),
         u64::from_le_bytes(random)
     ));

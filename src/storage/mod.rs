@@ -6,7 +6,7 @@ pub(crate) mod file;
 mod memory;
 pub(crate) mod mmap;
 
-pub(crate) use file::{FileSink, FileStorage, publish, read_file, sync_folder};
+pub(crate) use file::{FileSink, FileStorage, is_temporary_name, publish, read_file, sync_folder};
 pub(crate) use memory::MemoryStorage;
 pub(crate) use mmap::MmapStorage;
 

@@ -19,6 +19,7 @@ mod plot;
 mod progress;
 mod range;
 mod raster;
+mod salvage;
 mod size;
 mod table;
 mod values;
@@ -53,6 +54,7 @@ enum Verb {
     Export(export::Args),
     Cat(cat::Args),
     Merge(merge::Args),
+    Salvage(salvage::Args),
     Advise(advise::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -94,6 +96,7 @@ fn run() -> Result<(), Failure> {
         Verb::Export(args) => export::run(&args, quiet),
         Verb::Cat(args) => cat::run(&args),
         Verb::Merge(args) => merge::run(&args),
+        Verb::Salvage(args) => salvage::run(&args),
         Verb::Advise(args) => advise::run(&args, quiet),
         Verb::Bench(args) => bench::run(&args, quiet),
         Verb::Demo(args) => demo::run(&args, quiet),

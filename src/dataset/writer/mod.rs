@@ -5,6 +5,7 @@ mod files;
 mod pipeline;
 
 pub use builder::ShardWriterBuilder;
+pub(crate) use files::mix;
 
 use std::fs;
 use std::path::{Path, PathBuf};

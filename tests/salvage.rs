@@ -1,0 +1,323 @@
+//! `salvage`: every intact chunk of a damaged or interrupted dataset, and a list of what is missing.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{Random, small_dataset};
+use tensorshard::{Dataset, ErrorKind, Result, ShardWriter, Unlisted, salvage};
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// 100 samples in chunks of 8 and shards of a few chunks.
+fn dataset(path: &Path) -> Result<Dataset> {
+    let builder = ShardWriter::builder()
+        .samples_per_chunk(8)
+        .max_shard_len(10_000)
+        .shard_ids_from(1)
+        .metadata("name", "salvaged");
+    small_dataset(path, 100, builder)
+}
+
+/// The shards in the order of the dataset, with the samples of each.
+fn shards(path: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let report = Dataset::open(path)?.inspect()?;
+    Ok(report
+        .shards
+        .iter()
+        .map(|shard| (path.join(&shard.file_name), shard.num_samples))
+        .collect())
+}
+
+/// Everything in a folder: salvage must not change it.
+fn contents(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    names(folder)
+        .into_iter()
+        .map(|name| {
+            let bytes = fs::read(folder.join(&name)).unwrap();
+            (name, bytes)
+        })
+        .collect()
+}
+
+/// The samples of `salvaged` are samples of `original`, in order; returns which.
+fn found_in(original: &Dataset, salvaged: &Dataset) -> Result<Vec<u64>> {
+    assert!(salvaged.verify(&|_| ()).is_intact());
+    let mut next = 0;
+    let mut found = Vec::new();
+    for i in 0..salvaged.len() {
+        let sample = salvaged.get(i)?;
+        while !original.get(next)?.same_values(&sample) {
+            next += 1;
+        }
+        found.push(next);
+        next += 1;
+    }
+    Ok(found)
+}
+
+#[test]
+fn an_intact_dataset_is_copied_whole() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    let original = dataset(&path)?;
+    let before = contents(&path);
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert!(report.is_whole());
+    assert_eq!(report.num_samples, 100);
+    assert!(report.num_shards > 2);
+    let salvaged = Dataset::open(&out)?;
+    assert_eq!(found_in(&original, &salvaged)?.len(), 100);
+    assert_eq!(salvaged.metadata(), original.metadata());
+    assert_eq!(contents(&path), before);
+    assert_eq!(contents(&out), before);
+    Ok(())
+}
+
+#[test]
+fn damaged_chunks_are_left_out_and_listed() -> Result<()> {
+    let mut random = Random(7);
+    for round in 0..40 {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+        let original = dataset(&path)?;
+        let intact_copy = folder.path().join("copy");
+        fs::create_dir(&intact_copy).unwrap();
+        for name in names(&path) {
+            fs::copy(path.join(&name), intact_copy.join(&name)).unwrap();
+        }
+        let files = shards(&path)?;
+        for _ in 0..=round % 3 {
+            let file = &files[random.below(files.len())].0;
+            let mut bytes = fs::read(file).unwrap();
+            let at = random.below(bytes.len());
+            match round % 4 {
+                0 => bytes[at] ^= 1,
+                1 => {
+                    let sector = at / 512 * 512;
+                    let end = bytes.len().min(sector + 512);
+                    bytes[sector..end].fill(0);
+                }
+                2 => bytes.truncate(at),
+                // A sector that is gone: what follows has moved.
+                _ => {
+                    let sector = at / 512 * 512;
+                    let end = bytes.len().min(sector + 512);
+                    bytes.drain(sector..end);
+                }
+            }
+            fs::write(file, bytes).unwrap();
+        }
+        let before = contents(&path);
+        let verified = Dataset::open(&path)?.verify(&|_| ());
+        let report = salvage(&path, &out, Unlisted::Auto)?;
+        assert_eq!(contents(&path), before);
+        let original_copy = Dataset::open(&intact_copy)?;
+        let found = found_in(&original_copy, &Dataset::open(&out)?)?;
+        // Salvage finds at least what verify calls intact: it does not need header, index and footer.
+        assert!(
+            found.len() as u64 >= verified.intact_samples,
+            "round {round}"
+        );
+        assert_eq!(report.num_samples, found.len() as u64);
+        // What is missing and what was found is everything.
+        let mut all: Vec<u64> = found;
+        for shard in &report.shards {
+            assert!(shard.listed && shard.error.is_none());
+            for missing in &shard.missing {
+                let samples = missing.samples.start..missing.samples.end;
+                all.extend(samples.map(|sample| sample + shard.first_sample.unwrap()));
+                assert!(missing.error.path().is_some());
+            }
+        }
+        all.sort_unstable();
+        assert_eq!(
+            all,
+            (0..original.len()).collect::<Vec<_>>(),
+            "round {round}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_shard_without_header_index_and_footer_is_salvaged() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    let original = dataset(&path)?;
+    // What is in memory is as it was: the copy is read before it is damaged.
+    let all: Vec<_> = original.get_many(&(0..100).collect::<Vec<_>>())?;
+    for (file, _) in shards(&path)? {
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[..64].fill(0);
+        let footer = bytes.len() - 120;
+        bytes[footer..].fill(0);
+        fs::write(&file, bytes).unwrap();
+    }
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert_eq!(report.num_samples, 100);
+    let salvaged = Dataset::open(&out)?;
+    for (i, sample) in (0..).zip(&all) {
+        assert!(salvaged.get(i)?.same_values(sample));
+    }
+    Ok(())
+}
+
+#[test]
+fn what_an_interrupted_writer_left_is_salvaged() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    let original = dataset(&path)?;
+    // As if its writer had been killed: no manifest, the last shard under its temporary name, and not whole.
+    fs::remove_file(path.join("manifest.tsm")).unwrap();
+    let files = names(&path);
+    let last = &files[files.len() - 1];
+    let bytes = fs::read(path.join(last)).unwrap();
+    fs::write(
+        path.join(format!("{last}.tmp-123-00000000000000ab")),
+        &bytes[..bytes.len() - 200],
+    )
+    .unwrap();
+    fs::remove_file(path.join(last)).unwrap();
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert!(report.manifest_error.is_some());
+    assert_eq!(report.shards.len(), files.len());
+    assert!(report.shards.iter().all(|shard| !shard.listed));
+    assert!(report.num_samples > 80);
+    assert_eq!(Dataset::open(&out)?.len(), report.num_samples);
+    assert!(Dataset::open(&out)?.verify(&|_| ()).is_intact());
+    drop(original);
+    Ok(())
+}
+
+#[test]
+fn one_shard_alone_is_salvaged() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    dataset(&path)?;
+    let (file, num_samples) = shards(&path)?.remove(1);
+    let bytes = fs::read(&file).unwrap();
+    fs::write(folder.path().join("x"), &bytes[..bytes.len() - 10]).unwrap();
+    let report = salvage(folder.path().join("x"), &out, Unlisted::Auto)?;
+    assert_eq!(report.num_samples, num_samples);
+    assert_eq!(report.shards[0].num_samples, None);
+    assert!(report.shards[0].tail_bytes > 0);
+    Ok(())
+}
+
+#[test]
+fn a_finished_dataset_keeps_others_shards_out() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let other = folder.path().join("other");
+    small_dataset(&other, 8, ShardWriter::builder().shard_ids_from(9))?;
+    let (file, _) = shards(&other)?.remove(0);
+    let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+    fs::copy(&file, path.join(&name)).unwrap();
+    let report = salvage(&path, folder.path().join("a"), Unlisted::Auto)?;
+    assert_eq!((report.num_samples, report.unlisted), (100, vec![name]));
+    let report = salvage(&path, folder.path().join("b"), Unlisted::Include)?;
+    assert_eq!(report.num_samples, 108);
+    // Without a manifest they cannot be told apart; the caller may.
+    fs::remove_file(path.join("manifest.tsm")).unwrap();
+    let report = salvage(&path, folder.path().join("c"), Unlisted::Auto)?;
+    assert_eq!(report.num_samples, 108);
+    Ok(())
+}
+
+#[test]
+fn a_stale_shard_under_the_right_name_is_not_taken_for_the_right_one() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let other = folder.path().join("other");
+    let builder = ShardWriter::builder()
+        .samples_per_chunk(8)
+        .shard_ids_from(1);
+    small_dataset(&other, 30, builder)?;
+    let stale = &shards(&other)?[0].0;
+    fs::copy(stale, path.join(stale.file_name().unwrap())).unwrap();
+    let report = salvage(&path, folder.path().join("out"), Unlisted::Auto)?;
+    assert!(!report.is_whole());
+    assert!(report.shards[0].error.as_ref().unwrap().is_corrupt());
+    assert_eq!(report.shards[0].salvaged_samples, 0);
+    Ok(())
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_is_made_of_nothing() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let invalid = |error: tensorshard::Error| {
+        assert!(
+            matches!(error.kind(), ErrorKind::InvalidArgument { .. }),
+            "{error}"
+        );
+    };
+    for out in [path.clone(), path.join("sub")] {
+        invalid(salvage(&path, out, Unlisted::Auto).unwrap_err());
+    }
+    let full = folder.path().join("full");
+    fs::create_dir(&full).unwrap();
+    fs::write(full.join("x"), "x").unwrap();
+    invalid(salvage(&path, &full, Unlisted::Auto).unwrap_err());
+    let out = folder.path().join("out");
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    assert!(salvage(&empty, &out, Unlisted::Auto).is_err());
+    assert!(
+        salvage(folder.path().join("no"), &out, Unlisted::Auto)
+            .unwrap_err()
+            .is_io()
+    );
+    fs::write(empty.join("x.tshard"), vec![0; 1000]).unwrap();
+    assert!(salvage(&empty, &out, Unlisted::Auto).is_err());
+    assert!(!out.exists());
+    Ok(())
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_reports_what_is_lost_and_ends_with_1() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    dataset(&path)?;
+    let run = |out: &Path| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tensorshard"))
+            .args(["salvage", "--json"])
+            .args([&path, out])
+            .output()
+            .unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        (output.status.code(), report)
+    };
+    let (code, report) = run(&folder.path().join("whole"));
+    assert_eq!((code, &report["whole"]), (Some(0), &true.into()));
+    let file = &shards(&path)?[0].0;
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(file, bytes).unwrap();
+    let (code, report) = run(&out);
+    assert_eq!((code, &report["num_samples"]), (Some(1), &92.into()));
+    let missing = &report["shards"][0]["missing"][0];
+    let samples = missing["samples"].as_array().unwrap();
+    assert_eq!(
+        samples[1].as_u64().unwrap() - samples[0].as_u64().unwrap(),
+        8
+    );
+    assert!(missing["message"].as_str().unwrap().contains("checksum"));
+    assert_eq!(run(&out).0, Some(2));
+    Ok(())
+}
