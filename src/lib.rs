@@ -28,7 +28,13 @@
 //! * `lzo`: the codec `lzo`; without it such fields are not readable.
 //! * `ndarray`: batches and samples as `ndarray` views.
 
+// So that the command, a module of this crate, reads like any other user of it.
+#[cfg(feature = "cli")]
+extern crate self as tensorshard;
+
 mod checksum;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod codec;
 mod dataset;
 mod dtype;

@@ -4,6 +4,8 @@
 mod common;
 
 use std::path::Path;
+use std::task::Poll;
+use std::time::Duration;
 
 use common::{collect, small_dataset};
 use tensorshard::{
@@ -118,6 +120,28 @@ fn every_sample_comes_once_and_drop_last_drops_the_short_batch() -> Result<()> {
                 assert_eq!(ids(&dropped)[..], ids(&batches)[..keep]);
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn asking_with_a_timeout_gives_the_same_batches() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    write(&path, 100)?;
+    for shuffle in MODES {
+        let loader = Loader::builder().shuffle(shuffle).open(&path)?;
+        let expected: Vec<Batch> = loader.batches(16).collect::<Result<_>>()?;
+        let mut batches = loader.batches(16);
+        let mut found = Vec::new();
+        loop {
+            match batches.next_timeout(Duration::from_micros(1)) {
+                Poll::Pending => {}
+                Poll::Ready(Some(batch)) => found.push(batch?),
+                Poll::Ready(None) => break,
+            }
+        }
+        assert!(content(&found) == content(&expected), "{shuffle:?}");
     }
     Ok(())
 }

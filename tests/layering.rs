@@ -61,6 +61,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // Beside them: other people's files.
     ("import", &["storage"]),
+    // The command: it says `tensorshard::`, and what follows is public (see below).
+    ("cli", &[]),
 ];
 
 /// Functions of their arguments: they know no files, threads, clocks or environment.
@@ -357,6 +359,22 @@ fn arrows_only_point_down() {
         "not allowed by LAYERS:\n{}",
         wrong.join("\n")
     );
+}
+
+/// The command is a user of the crate like any other, although it is a module of it.
+#[test]
+fn the_command_uses_public_names() {
+    let mut wrong = Vec::new();
+    for source in library().iter().filter(|s| s.module() == "cli") {
+        for path in paths_below("tensorshard", &source.code) {
+            let name = path.split("::").next().unwrap();
+            let private = LAYERS.iter().any(|(module, _)| *module == name) && name != "import";
+            if private || name == "as" {
+                wrong.push(format!("src/{}: tensorshard::{path}", source.path));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "not public:\n{}", wrong.join("\n"));
 }
 
 #[test]

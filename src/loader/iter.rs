@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::dataset::{Batch, Dataset, Extent, FieldLayout, RaggedParts};
@@ -225,11 +226,23 @@ impl Batches {
             .unwrap_or_else(PoisonError::into_inner) += stats;
     }
 
-    fn advance(&mut self) -> Option<Result<Batch>> {
+    /// The next batch as from [`Iterator::next`], or [`Poll::Pending`] if it is not there after `timeout`: then call
+    /// again. For callers that must look after something else now and then, as a signal.
+    ///
+    /// # Errors
+    /// As those of the iterator.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Poll<Option<Result<Batch>>> {
+        self.advance(Instant::now().checked_add(timeout))
+    }
+
+    /// The next batch, if it is there by `deadline`.
+    fn advance(&mut self, deadline: Option<Instant>) -> Poll<Option<Result<Batch>>> {
         if let Some(error) = self.failed.take() {
-            return Some(Err(error));
+            return Poll::Ready(Some(Err(error)));
         }
-        let state = self.state.as_mut()?;
+        let Some(state) = self.state.as_mut() else {
+            return Poll::Ready(None);
+        };
         let started = *self.started.get_or_insert_with(Instant::now);
         let context = Context {
             dataset: &self.dataset,
@@ -258,15 +271,23 @@ impl Batches {
                 Delivery::NotYet => {}
             }
             let start = Instant::now();
-            let Some(report) = state.workers.wait() else {
-                break Some(Err(Error::panicked("decode", &"every worker is gone")));
+            let report = match deadline {
+                Some(deadline) => state.workers.wait_until(deadline),
+                None => state.workers.wait().map(Some),
             };
             let wait = start.elapsed();
             waited += wait;
             if state.out_of_memory {
                 self.stats.budget_wait += wait;
             }
-            state.take_report(report);
+            match report {
+                Ok(Some(report)) => state.take_report(report),
+                Ok(None) => {
+                    self.stats.consumer_wait += waited;
+                    return Poll::Pending;
+                }
+                Err(_) => break Some(Err(Error::panicked("decode", &"every worker is gone"))),
+            }
         };
         self.stats.consumer_wait += waited;
         if self.delivered == 0 {
@@ -283,7 +304,7 @@ impl Batches {
                 self.end();
             }
         }
-        result
+        Poll::Ready(result)
     }
 }
 
@@ -291,7 +312,12 @@ impl Iterator for Batches {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance()
+        loop {
+            // Without a deadline it is always ready.
+            if let Poll::Ready(result) = self.advance(None) {
+                return result;
+            }
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select_biased, unbounded};
+use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, Sender, select_biased, unbounded};
 
 use crate::dataset::{Dataset, FieldLayout, check_workers};
 use crate::error::{Error, Result};
@@ -178,9 +178,18 @@ impl Workers {
         }
     }
 
-    /// The next report; `None` if every worker is gone.
-    pub(crate) fn wait(&self) -> Option<Report> {
-        self.reports.recv().ok()
+    /// The next report; `Err` if every worker is gone.
+    pub(crate) fn wait(&self) -> Result<Report, RecvError> {
+        self.reports.recv()
+    }
+
+    /// The next report, if it comes by `deadline`; `Err` if every worker is gone.
+    pub(crate) fn wait_until(&self, deadline: Instant) -> Result<Option<Report>, RecvError> {
+        match self.reports.recv_deadline(deadline) {
+            Ok(report) => Ok(Some(report)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+        }
     }
 
     /// A report that is there already.

@@ -12,11 +12,12 @@ use tensorshard::{Batch, DType, Dataset, Field, FieldOutput, Kind, Loader, Sampl
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::failure::Failure;
-use crate::interrupt;
-use crate::progress::{Progress, Unit};
-use crate::range::{self, SampleRange};
-use crate::size;
+use super::failure::Failure;
+use super::interrupt;
+use super::output;
+use super::progress::{Progress, Unit};
+use super::range::{self, SampleRange};
+use super::size;
 
 /// Bytes of values that are decoded at a time.
 const BLOCK_BYTES: usize = 4 << 20;
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     };
     let names: Vec<&str> = job.dataset.fields().map(Field::name).collect();
     let num_samples = job.range.end - job.range.start;
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
         let value = json!({
             "path": args.out.to_string_lossy(),

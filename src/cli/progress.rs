@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::size;
+use super::size;
 
 /// Time between two lines where stderr is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,5 +1,8 @@
 //! The `tensorshard` command: progress on stderr, results on stdout, exit codes 0 ok, 1 damaged, 2 usage, 3 I/O,
 //! 4 unsupported.
+//!
+//! It is a module and no program of its own, so that the binary and the command of the Python package are the same
+//! code. It uses the public names of the crate only.
 
 mod advise;
 mod bench;
@@ -14,6 +17,7 @@ mod inspect;
 mod interrupt;
 mod memory;
 mod merge;
+mod output;
 mod plan;
 mod plot;
 mod progress;
@@ -25,13 +29,16 @@ mod table;
 mod values;
 mod verify;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::panic::catch_unwind;
-use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
 use failure::Failure;
+use tensorshard::Result;
 
 /// Compressed tensor shards: convert, check, read back, and feed to a training loop.
 ///
@@ -60,10 +67,13 @@ enum Verb {
     Demo(demo::Args),
 }
 
-fn main() -> ExitCode {
-    // A panic is a bug; it gets its one line below, from the thread that ends the program.
+/// Runs the command: `args` are those of a process, its name first. Returns the exit code.
+///
+/// Silences the messages of panics in the whole process: a panic is a bug, and gets its one line from here.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     std::panic::set_hook(Box::new(|_| ()));
-    let result = catch_unwind(run).unwrap_or_else(|payload| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let result = catch_unwind(|| run_verb(args, false)).unwrap_or_else(|payload| {
         let message = payload
             .downcast_ref::<String>()
             .map(String::as_str)
@@ -72,23 +82,50 @@ fn main() -> ExitCode {
         Err(Failure::Bug(message.to_owned()))
     });
     let Err(failure) = result else {
-        return ExitCode::SUCCESS;
+        return 0;
     };
     if let Some(message) = failure.message() {
         // Nothing is left to do if stderr is closed.
         writeln!(io::stderr(), "error: {message}").ok();
     }
-    ExitCode::from(failure.exit_code())
+    failure.exit_code()
 }
 
-fn run() -> Result<(), Failure> {
-    let cli = match Cli::try_parse() {
+/// What a verb that a program [called](call) has said.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Said {
+    /// What the command would have written to standard output.
+    pub output: String,
+    /// Its exit code, if it is no error: 0, 1 for a `verify` that found damage, 130 if it was cancelled.
+    pub exit_code: u8,
+}
+
+/// Runs a verb for a program: `args` are those of a process, its name first. Nothing is written to stdout or stderr, no
+/// signal handler is set, and verbs that write stop, and clean up, when `cancelled` is set.
+///
+/// # Errors
+/// Those of the verb; `InvalidArgument` for what the command calls wrong usage.
+pub fn call(args: impl IntoIterator<Item = OsString>, cancelled: &Arc<AtomicBool>) -> Result<Said> {
+    let args = args.into_iter().collect();
+    let (result, output) =
+        output::capture(|| interrupt::cancellable(cancelled, || run_verb(args, true)));
+    let exit_code = match result {
+        Ok(()) => 0,
+        Err(failure) => failure.into_code()?,
+    };
+    let output = String::from_utf8_lossy(&output).into_owned();
+    Ok(Said { output, exit_code })
+}
+
+fn run_verb(args: Vec<OsString>, quiet: bool) -> Result<(), Failure> {
+    let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return Err(usage(&error)),
         // `--help` and `--version`.
         Err(error) => return Ok(error.print()?),
     };
-    let quiet = cli.quiet;
+    let quiet = cli.quiet || quiet;
     match cli.verb {
         Verb::Convert(args) => convert::run(*args, quiet),
         Verb::Inspect(args) => inspect::run(&args),

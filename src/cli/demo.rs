@@ -8,12 +8,13 @@ use std::time::Instant;
 use tensorshard::import::{ImportOptions, emit_header};
 use tensorshard::{Dataset, Loader, Preset, ShardWriter, Shuffle};
 
-use crate::bench;
-use crate::convert;
-use crate::failure::Failure;
-use crate::inputs::{self, TextField};
-use crate::size;
-use crate::table;
+use super::bench;
+use super::convert;
+use super::failure::Failure;
+use super::inputs::{self, TextField};
+use super::output;
+use super::size;
+use super::table;
 
 const NUM_SAMPLES: usize = 2000;
 const BATCH_SIZE: usize = 64;
@@ -156,7 +157,7 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
 
 /// A line on stdout, at once.
 fn say(text: std::fmt::Arguments<'_>) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     writeln!(out, "{text}")?;
     Ok(out.flush()?)
 }
@@ -180,7 +181,7 @@ fn convert(folder: &Path, out: &Path, captions: Vec<String>, quiet: bool) -> Res
     let writer = ShardWriter::builder().fields(specs).create(out)?;
     let summary = convert::write(writer, &mut fields, quiet)?;
     let seconds = clock.elapsed().as_secs_f64();
-    let mut stdout = io::stdout().lock();
+    let mut stdout = output::stdout();
     for line in table::fields(&summary.fields).lines() {
         writeln!(stdout, "   {line}")?;
     }

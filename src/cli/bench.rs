@@ -9,10 +9,11 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use tensorshard::{DType, Dataset, Field, IoMode, Loader, LoaderStats, Shuffle};
 
-use crate::failure::Failure;
-use crate::memory::PeakMemory;
-use crate::progress::{Progress, Unit};
-use crate::size;
+use super::failure::Failure;
+use super::memory::PeakMemory;
+use super::output;
+use super::progress::{Progress, Unit};
+use super::size;
 
 /// Bytes that the memcpy reads from, much more than caches hold.
 const SOURCE_BYTES: usize = 256 << 20;
@@ -254,7 +255,7 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let ratio_to_memcpy = if memcpy > 0.0 { out_rate / memcpy } else { 0.0 };
     let first_batch_ms = speed.first_batch.as_secs_f64() * 1e3;
 
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if args.json {
         let value = json!({
             "samples_per_s": speed.samples as f64 / speed.seconds,

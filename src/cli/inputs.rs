@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tensorshard::import::{self, ImportOptions, InputField};
 
-use crate::failure::Failure;
+use super::failure::Failure;
 
 /// The fields to convert, which all have the same number of samples.
 #[derive(Debug)]

@@ -54,6 +54,17 @@ impl Failure {
         Some(text.replace(['\n', '\r'], " "))
     }
 
+    /// The exit code for a program that called a verb, or its error.
+    pub(crate) fn into_code(self) -> Result<u8, Error> {
+        match self {
+            Self::Library(error) => Err(error),
+            Self::Usage(message) => Err(Error::invalid(message)),
+            Self::Io { op, path, source } => Err(Error::io(op, path, source)),
+            Self::Bug(message) => Err(Error::panicked("the command", &message)),
+            Self::Reported(_) | Self::BrokenPipe | Self::Interrupted => Ok(self.exit_code()),
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Library(error) => error.exit_code(),

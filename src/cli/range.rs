@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::str::FromStr;
 
-use crate::failure::Failure;
+use super::failure::Failure;
 
 /// Samples from `start` (0 if left out) to before `end` (all if left out).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use tensorshard::FieldReport;
 
-use crate::size;
+use super::size;
 
 /// Rows of cells, under a header.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use tensorshard::{MeasuredEncoding, Plan};
 
-use crate::advise::goals_of;
-use crate::failure::Failure;
-use crate::raster;
+use super::advise::goals_of;
+use super::failure::Failure;
+use super::raster;
 
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 700.0;

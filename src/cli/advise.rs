@@ -1,18 +1,19 @@
 //! `advise`: measures encodings of arrays, and says which to take.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tensorshard::import::{self, ImportOptions, InputField};
 use tensorshard::{DType, FieldSpec, Goal, MeasuredEncoding, Plan, Planner};
 
-use crate::convert::parse_void;
-use crate::encodings::parse_number;
-use crate::failure::Failure;
-use crate::table::Table;
-use crate::{plan, plot, size};
+use super::convert::parse_void;
+use super::encodings::parse_number;
+use super::failure::Failure;
+use super::output;
+use super::table::Table;
+use super::{plan, plot, size};
 
 /// Measures encodings on a sample of each array, on this machine, and says which to take.
 ///
@@ -90,7 +91,7 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     }
     if args.json {
         let fields: Vec<Value> = all.iter().map(to_json).collect();
-        let mut out = io::stdout().lock();
+        let mut out = output::stdout();
         writeln!(out, "{}", json!({ "fields": fields }))?;
         out.flush()?;
     }
@@ -179,7 +180,7 @@ fn print(advice: &Advice, first: bool) -> Result<(), Failure> {
             goals_of(plan, row).join(", "),
         ]);
     }
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if !first {
         writeln!(out)?;
     }
@@ -255,7 +256,7 @@ fn draw(path: &Path, all: &[Advice], json: bool) -> Result<(), Failure> {
         let bytes = picture.draw(&title, &advice.plan)?;
         fs::write(&path, bytes).map_err(|e| Failure::io("write", &path, e))?;
         if !json {
-            let mut out = io::stdout().lock();
+            let mut out = output::stdout();
             writeln!(out, "plot      {}", path.display())?;
         }
     }

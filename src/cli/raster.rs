@@ -12,8 +12,8 @@ use embedded_graphics::pixelcolor::{Rgb888, RgbColor};
 use embedded_graphics::primitives::{Circle, Line, Primitive, PrimitiveStyle};
 use embedded_graphics::text::{Alignment, Text};
 
-use crate::failure::Failure;
-use crate::plot::{Anchor, Color, Mark, WHITE};
+use super::failure::Failure;
+use super::plot::{Anchor, Color, Mark, WHITE};
 
 /// Shapes are drawn this much larger, then made smaller: that smooths their edges.
 const SCALE: u32 = 4;
@@ -174,7 +174,7 @@ fn pixels(length: f64, scale: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plot::BLACK;
+    use crate::cli::plot::BLACK;
 
     #[test]
     fn shapes_have_smooth_edges_and_text_is_drawn() {

@@ -1,13 +1,14 @@
 //! `salvage`: a readable dataset from an interrupted or damaged one.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tensorshard::{SalvageReport, SalvagedShard, Unlisted, salvage};
 
-use crate::failure::Failure;
-use crate::size;
+use super::failure::Failure;
+use super::output;
+use super::size;
 
 /// Makes a readable dataset of every intact chunk of a damaged or interrupted one, which is only read; exit code 1 if
 /// something is lost.
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         as_text(&report)
     };
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     if report.is_whole() {

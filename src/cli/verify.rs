@@ -1,15 +1,16 @@
 //! `verify`: every checksum and a full decode.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tensorshard::{Dataset, VerifyReport};
 
-use crate::failure::Failure;
-use crate::progress::{Progress, Unit};
-use crate::size;
-use crate::table::Table;
+use super::failure::Failure;
+use super::output;
+use super::progress::{Progress, Unit};
+use super::size;
+use super::table::Table;
 
 /// Checks every checksum and decodes everything; exit code 1 if something is damaged.
 #[derive(Debug, clap::Args)]
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     } else {
         as_text(&dataset, &report)
     };
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
     out.flush()?;
     if report.is_intact() {

@@ -1,14 +1,15 @@
 //! `inspect`: what a dataset holds.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use tensorshard::{Dataset, DatasetReport, Kind};
 
-use crate::failure::Failure;
-use crate::size;
-use crate::table::{self, Table};
+use super::failure::Failure;
+use super::output;
+use super::size;
+use super::table::{self, Table};
 
 /// Shards that are listed for people.
 const LISTED_SHARDS: usize = 20;
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     } else {
         as_text(&dataset, &report)
     };
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     out.write_all(text.as_bytes())?;
     Ok(out.flush()?)
 }
@@ -51,7 +52,6 @@ fn as_json(dataset: &Dataset, report: &DatasetReport) -> Value {
                     Kind::Tensor => "tensor",
                     Kind::Bytes => "bytes",
                     Kind::String => "string",
-                    _ => "other",
                 };
                 let more = [
                     ("kind", json!(kind)),

@@ -7,7 +7,7 @@ use tensorshard::{
     SplitId,
 };
 
-use crate::failure::Failure;
+use super::failure::Failure;
 
 /// Encodings. Each option is for all fields, or as NAME=VALUE for the field NAME, and may be repeated. A field's own
 /// option counts before one for all fields, and that before the preset.
@@ -30,8 +30,8 @@ pub(crate) struct EncodingArgs {
     /// What auto, --max-error and --target-bits pick for: fast, balanced (the default) or small.
     #[arg(long, value_name = "GOAL")]
     goal: Vec<String>,
-    /// identity, f16, bf16, f8e4m3fn, f8e5m2; [u]int4, [u]int8, [u]int16, fp8, fp8-e5m2 or nf4 with :asym (integers),
-    /// :per-sample, :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; mxfp8, mxfp8-e5m2, mxint8, mxfp4; or a
+    /// identity, f16, bf16, f8e4m3fn, f8e5m2; int4, uint4, int8, uint8, int16, uint16, fp8, fp8-e5m2 or nf4 with :asym
+    /// (integers), :per-sample, :per-tensor, :per-channel=AXIS, :per-group=N, :scale=DTYPE; mxfp8, mxfp8-e5m2, mxint8, mxfp4; or a
     /// largest error, verified for every element: abs_error:E, rel_error:FRACTION of the field's range,
     /// psnr:DECIBELS. Without NAME: float fields.
     #[arg(long, value_name = "SPEC")]

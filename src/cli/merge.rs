@@ -1,12 +1,13 @@
 //! `merge`: datasets written in parallel become one.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::failure::Failure;
-use crate::size;
+use super::failure::Failure;
+use super::output;
+use super::size;
 
 /// Parts with the same fields and encodings become one dataset, in the order given. Within one file system no data is
 /// copied, and the parts stay valid.
@@ -26,7 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage("name the parts and the folder to write"));
     };
     let summary = tensorshard::merge(parts, out)?;
-    let mut stdout = io::stdout().lock();
+    let mut stdout = output::stdout();
     if args.json {
         let value = json!({
             "path": summary.path.to_string_lossy(),

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use tensorshard::{Dataset, Field, Kind, Sample, Tensor};
 
-use crate::failure::Failure;
-use crate::range::{self, SampleRange};
-use crate::values;
+use super::failure::Failure;
+use super::output;
+use super::range::{self, SampleRange};
+use super::values;
 
 /// Samples that are decoded at a time.
 const BLOCK: u64 = 256;
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         dataset = dataset.select(&args.fields)?;
     }
     let range = range::resolve(args.range, dataset.len())?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = BufWriter::new(output::stdout());
     let mut first = range.start;
     while first < range.end {
         let end = range.end.min(first + BLOCK);

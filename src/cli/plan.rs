@@ -3,8 +3,8 @@
 use tensorshard::import::{Samples, Source};
 use tensorshard::{FieldSpec, Plan, Planner, TensorView};
 
-use crate::failure::Failure;
-use crate::progress::{Progress, Unit};
+use super::failure::Failure;
+use super::progress::{Progress, Unit};
 
 /// Measures encodings of a field on samples from all over its source.
 pub(crate) fn plan(

@@ -1,6 +1,6 @@
 //! `convert`: NumPy files to a dataset.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,12 +10,13 @@ use tensorshard::{
     DType, Dataset, FieldSpec, QuantSpec, ShardWriter, ShardWriterBuilder, TensorView, WriteSummary,
 };
 
-use crate::encodings::{EncodingArgs, Encodings, PlainField};
-use crate::failure::Failure;
-use crate::inputs::{self, Fields};
-use crate::interrupt;
-use crate::progress::{Progress, Unit};
-use crate::{plan, size, table};
+use super::encodings::{EncodingArgs, Encodings, PlainField};
+use super::failure::Failure;
+use super::inputs::{self, Fields};
+use super::interrupt;
+use super::output;
+use super::progress::{Progress, Unit};
+use super::{plan, size, table};
 
 /// Source bytes that are read at a time.
 const BLOCK_BYTES: u64 = 4 << 20;
@@ -440,7 +441,7 @@ fn report(summary: &WriteSummary, start: Instant, json: bool) -> Result<(), Fail
     let raw: u64 = summary.fields.iter().map(|field| field.raw_bytes).sum();
     let seconds = start.elapsed().as_secs_f64();
     let ratio = size::ratio(raw, summary.stored_bytes);
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     if json {
         let fields: Vec<Value> = summary.fields.iter().map(table::field_json).collect();
         let value = json!({
