@@ -2,8 +2,15 @@
 //!
 //! `cargo test --release --lib decode_speed -- --ignored --nocapture`. With `TENSORSHARD_FLOATS=file.f32` (or .f16,
 //! .bf16, .f64: raw little-endian elements) the elements of a file instead of normal ones.
+//!
+//! `cargo test --release --lib predicted_speed -- --ignored --nocapture`. With `TENSORSHARD_BENCH_DATA`, a folder, its
+//! `img.u8` (u8 `[n, 3, 64, 64]`) and `lat.f32` (f32 `[n, 4, 32, 32]`) instead of made ones.
 #![expect(clippy::print_stderr, reason = "prints timings")]
-#![expect(clippy::cast_possible_truncation, reason = "makes f32 of f64")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "makes f32 and bytes of f64"
+)]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -12,8 +19,9 @@ use std::time::Instant;
 use crate::codec::CodecSpec;
 use crate::dataset::{FieldSpec, ShardWriter};
 use crate::dtype::DType;
-use crate::filter::FilterId;
+use crate::filter::{FilterId, FilterSpec};
 use crate::kernel::stream;
+use crate::quant::{NonFinite, QuantSpec, Scales};
 use crate::split::SplitId;
 use crate::storage::{self, IoMode};
 use crate::tensor::TensorView;
@@ -95,7 +103,7 @@ fn input() -> Vec<(DType, Vec<u8>)> {
         .collect()
 }
 
-fn write(path: &Path, field: FieldSpec, dtype: DType, bytes: &[u8]) -> f64 {
+fn write(path: &Path, field: FieldSpec, dtype: DType, shape: &[usize], bytes: &[u8]) -> f64 {
     let start = Instant::now();
     let mut writer = ShardWriter::builder()
         .field(field)
@@ -103,7 +111,8 @@ fn write(path: &Path, field: FieldSpec, dtype: DType, bytes: &[u8]) -> f64 {
         .max_shard_len(1 << 40)
         .create(path)
         .unwrap();
-    let shape = [bytes.len() / (SAMPLE * dtype.size()), SAMPLE];
+    let sample = shape.iter().product::<usize>() * dtype.size();
+    let shape = [&[bytes.len() / sample], shape].concat();
     writer
         .extend(&[("x", TensorView::new(dtype, &shape, bytes).unwrap())])
         .unwrap();
@@ -153,7 +162,6 @@ fn decode_speed() {
     };
     let coded = std::env::var("TENSORSHARD_CODECS").unwrap_or("prefix,none".to_owned());
     for (dtype, bytes) in input() {
-        let size = SAMPLE * dtype.size();
         let plain = || FieldSpec::new("x", dtype, [SAMPLE]);
         let none = || codec("none");
         let float = || plain().split(SplitId::FLOAT_SPLIT);
@@ -168,50 +176,154 @@ fn decode_speed() {
             ("float_split, coded", float().codecs(codec(&coded))),
             ("order+delta, stored", ordered().codecs(none())),
         ];
-        // More than caches hold, on cache lines as batches are.
-        let mut buffers = vec![1; 64 * BUFFER + 64];
-        let start = buffers.as_ptr().align_offset(64);
-        let mut buffers: Vec<&mut [u8]> = buffers[start..].chunks_exact_mut(BUFFER).collect();
-        let mut scratch = Scratch::default();
-        let mut best = vec![f64::MAX; specs.len() + 1];
-        let mut readers = Vec::new();
-        for (name, spec) in specs {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("d");
-            let encode = write(&path, spec, dtype, &bytes);
-            let shard = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path());
-            let shard = shard
-                .filter(|p| p.extension().is_some_and(|e| e == "tshard"))
-                .collect::<Vec<_>>();
-            let file = shard[0].metadata().unwrap().len();
-            let storage = storage::open(&shard[0], IoMode::Mmap).unwrap();
-            let reader = ShardReader::open(storage, true).unwrap();
-            readers.push((name, reader, bytes.len() as f64 / file as f64, encode, dir));
+        compare(dtype, &[SAMPLE], &bytes, specs);
+    }
+}
+
+/// Decodes what each of `specs` makes of `bytes`, samples of `shape`, next to a memcpy of them.
+fn compare<const N: usize>(
+    dtype: DType,
+    shape: &[usize],
+    bytes: &[u8],
+    specs: [(&'static str, FieldSpec); N],
+) {
+    let size = shape.iter().product::<usize>() * dtype.size();
+    // More than caches hold, on cache lines as batches are.
+    let mut buffers = vec![1; 64 * BUFFER + 64];
+    let start = buffers.as_ptr().align_offset(64);
+    let mut buffers: Vec<&mut [u8]> = buffers[start..].chunks_exact_mut(BUFFER).collect();
+    let mut scratch = Scratch::default();
+    let mut best = vec![f64::MAX; specs.len() + 1];
+    let mut readers = Vec::new();
+    for (name, spec) in specs {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        let encode = write(&path, spec, dtype, shape, bytes);
+        let shard = std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path());
+        let shard = shard
+            .filter(|p| p.extension().is_some_and(|e| e == "tshard"))
+            .collect::<Vec<_>>();
+        let file = shard[0].metadata().unwrap().len();
+        let storage = storage::open(&shard[0], IoMode::Mmap).unwrap();
+        let reader = ShardReader::open(storage, true).unwrap();
+        readers.push((name, reader, bytes.len() as f64 / file as f64, encode, dir));
+    }
+    for _ in 0..ROUNDS {
+        let start = Instant::now();
+        for (i, part) in bytes.chunks(BUFFER).enumerate() {
+            let buffer = &mut buffers[i % 64];
+            buffer[..part.len()].copy_from_slice(part);
+            black_box(buffer);
         }
-        for _ in 0..ROUNDS {
+        best[0] = best[0].min(start.elapsed().as_secs_f64());
+        for (best, (_, reader, ..)) in best[1..].iter_mut().zip(&readers) {
             let start = Instant::now();
-            for (i, part) in bytes.chunks(BUFFER).enumerate() {
-                let buffer = &mut buffers[i % 64];
-                buffer[..part.len()].copy_from_slice(part);
-                black_box(buffer);
-            }
-            best[0] = best[0].min(start.elapsed().as_secs_f64());
-            for (best, (_, reader, ..)) in best[1..].iter_mut().zip(&readers) {
-                let start = Instant::now();
-                let done = decode(reader, size, &mut buffers, &mut scratch);
-                let time = start.elapsed().as_secs_f64();
-                assert_eq!(done, bytes.len());
-                *best = best.min(time);
-            }
-        }
-        let speed = |time: f64| bytes.len() as f64 / time / 1e9;
-        eprintln!("{dtype}: memcpy {:.2} GB/s", speed(best[0]));
-        for (time, (name, _, ratio, encode, _)) in best[1..].iter().zip(&readers) {
-            eprintln!(
-                "  {name:24} ratio {ratio:.3}, decode {:.2} GB/s = {:.2} x memcpy, write {encode:.2} GB/s",
-                speed(*time),
-                best[0] / time
-            );
+            let done = decode(reader, size, &mut buffers, &mut scratch);
+            let time = start.elapsed().as_secs_f64();
+            assert_eq!(done, bytes.len());
+            *best = best.min(time);
         }
     }
+    let speed = |time: f64| bytes.len() as f64 / time / 1e9;
+    eprintln!("{dtype}: memcpy {:.2} GB/s", speed(best[0]));
+    for (time, (name, _, ratio, encode, _)) in best[1..].iter().zip(&readers) {
+        eprintln!(
+            "  {name:24} ratio {ratio:.3}, decode {:.2} GB/s = {:.2} x memcpy, write {encode:.2} GB/s",
+            speed(*time),
+            best[0] / time
+        );
+    }
+}
+
+/// A file of [`TENSORSHARD_BENCH_DATA`], or `make` of the index of each byte; as often as there is time for.
+fn data(file: &str, sample: usize, make: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
+    let bytes = match std::env::var("TENSORSHARD_BENCH_DATA") {
+        Ok(folder) => std::fs::read(Path::new(&folder).join(file)).unwrap(),
+        Err(_) => make(1 << 22),
+    };
+    let whole = bytes.len() - bytes.len() % sample;
+    bytes[..whole].repeat(TOTAL.div_ceil(whole))
+}
+
+#[test]
+#[ignore = "prints timings"]
+fn predicted_speed() {
+    let predict = |text: &str| [FilterSpec::parse(text).unwrap()];
+    let codec = |text: &str| CodecSpec::parse(text).unwrap();
+    let photos = data("img.u8", 12_288, |n| {
+        let noise = weights(n);
+        (0..n)
+            .map(|i| (100.0 + 40.0 * (i as f64 / 300.0).sin() + 80.0 * noise[i]) as u8)
+            .collect()
+    });
+    let shape = [3, 64, 64];
+    let photo = || FieldSpec::new("x", DType::U8, shape);
+    compare(
+        DType::U8,
+        &shape,
+        &photos,
+        [
+            ("stored", photo().codec(codec("none"))),
+            (
+                "predict, stored",
+                photo()
+                    .filter_specs(predict("predict:2d:channel=0"))
+                    .codec(codec("none")),
+            ),
+            ("prefix", photo().codec(codec("prefix"))),
+            (
+                "predict, prefix",
+                photo()
+                    .filter_specs(predict("predict:2d:channel=0"))
+                    .codec(codec("prefix")),
+            ),
+        ],
+    );
+    let latents = data("lat.f32", 16_384, |n| {
+        let noise = weights(n / 4);
+        let x = |i: usize| ((i as f64 / 5.0).sin() + noise[i]) as f32;
+        (0..n / 4).flat_map(|i| x(i).to_le_bytes()).collect()
+    });
+    let shape = [4, 32, 32];
+    let scales = |n: usize| Scales {
+        scales: vec![0.04; n],
+        zero_points: Vec::new(),
+    };
+    let int8 = || QuantSpec::int8().non_finite(NonFinite::Saturate);
+    let quantized = |quant| {
+        FieldSpec::new("x", DType::F32, shape)
+            .quantize(quant)
+            .filter_specs(predict("predict:2d"))
+            .codec(codec("prefix"))
+    };
+    compare(
+        DType::F32,
+        &shape,
+        &latents,
+        [
+            (
+                "int8, stored",
+                quantized(int8().per_tensor().scales(scales(1)))
+                    .filters([])
+                    .codec(codec("none")),
+            ),
+            (
+                "int8, predict, stored",
+                quantized(int8().per_tensor().scales(scales(1))).codec(codec("none")),
+            ),
+            (
+                "int8, prefix",
+                quantized(int8().per_tensor().scales(scales(1))).filters([]),
+            ),
+            (
+                "int8, predict, prefix",
+                quantized(int8().per_tensor().scales(scales(1))),
+            ),
+            (
+                "per channel",
+                quantized(int8().per_channel(0).scales(scales(4))),
+            ),
+            ("per sample", quantized(int8().per_sample())),
+        ],
+    );
 }
