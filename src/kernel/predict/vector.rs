@@ -16,7 +16,11 @@ pub(super) fn lanes(level: Level) -> Option<usize> {
         Level::Avx2 => Some(16),
         Level::Avx512 => Some(64),
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        (level == Level::Neon).then_some(16)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = level;
         None
@@ -27,7 +31,11 @@ pub(super) fn lanes(level: Level) -> Option<usize> {
 pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
     #[cfg(target_arch = "x86_64")]
     x86::run::<W>(level, lines);
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    if level == Level::Neon {
+        lines.run::<neon::V16, W>();
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (level, lines);
 }
 
@@ -278,5 +286,123 @@ mod x86 {
     #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
     fn avx512<W: Words>(lines: Lines<'_>) {
         lines.run::<V64, W>();
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::{Table, Vector, Words};
+
+    /// 16 bytes. NEON is part of aarch64.
+    #[derive(Clone, Copy)]
+    pub(super) struct V16(uint8x16_t);
+
+    #[expect(unsafe_code, reason = "std::arch")]
+    // SAFETY (of all blocks): every aarch64 processor has NEON. Loads and stores stay within slices whose length was
+    // compared.
+    impl Vector for V16 {
+        type Index = uint8x16_t;
+
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: as above.
+            Self(unsafe { vdupq_n_u8(0) })
+        }
+
+        #[inline(always)]
+        fn load(src: &[u8]) -> Self {
+            if let Some(src) = src.first_chunk::<16>() {
+                // SAFETY: as above; 16 bytes are there.
+                return Self(unsafe { vld1q_u8(src.as_ptr()) });
+            }
+            let mut copy = [0u8; 16];
+            copy[..src.len()].copy_from_slice(src);
+            // SAFETY: as above; 16 bytes are there.
+            Self(unsafe { vld1q_u8(copy.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn store(self, dst: &mut [u8], len: usize) {
+            if let Some(dst) = dst.first_chunk_mut::<16>() {
+                // SAFETY: as above; 16 bytes are there.
+                return unsafe { vst1q_u8(dst.as_mut_ptr(), self.0) };
+            }
+            let mut copy = [0u8; 16];
+            // SAFETY: as above; 16 bytes are there.
+            unsafe { vst1q_u8(copy.as_mut_ptr(), self.0) };
+            dst[..len].copy_from_slice(&copy[..len]);
+        }
+
+        #[inline(always)]
+        fn index(table: &Table) -> uint8x16_t {
+            Self::load(table).0
+        }
+
+        #[inline(always)]
+        fn permute(self, index: uint8x16_t) -> Self {
+            // SAFETY: as above. Indices from 16 on give 0.
+            Self(unsafe { vqtbl1q_u8(self.0, index) })
+        }
+
+        #[inline(always)]
+        fn add<W: Words>(self, other: Self) -> Self {
+            let (a, b) = (self.0, other.0);
+            // SAFETY: as above.
+            Self(unsafe {
+                match W::SIZE {
+                    1 => vaddq_u8(a, b),
+                    2 => vreinterpretq_u8_u16(vaddq_u16(
+                        vreinterpretq_u16_u8(a),
+                        vreinterpretq_u16_u8(b),
+                    )),
+                    4 => vreinterpretq_u8_u32(vaddq_u32(
+                        vreinterpretq_u32_u8(a),
+                        vreinterpretq_u32_u8(b),
+                    )),
+                    _ => vreinterpretq_u8_u64(vaddq_u64(
+                        vreinterpretq_u64_u8(a),
+                        vreinterpretq_u64_u8(b),
+                    )),
+                }
+            })
+        }
+
+        #[inline(always)]
+        fn unzigzag<W: Words>(self) -> Self {
+            let z = self.0;
+            // -(z & 1) is the lowest bit, moved to the top and spread by an arithmetic shift.
+            // SAFETY: as above.
+            Self(unsafe {
+                match W::SIZE {
+                    1 => {
+                        let odd = vreinterpretq_s8_u8(vshlq_n_u8::<7>(z));
+                        veorq_u8(
+                            vshrq_n_u8::<1>(z),
+                            vreinterpretq_u8_s8(vshrq_n_s8::<7>(odd)),
+                        )
+                    }
+                    2 => {
+                        let z = vreinterpretq_u16_u8(z);
+                        let odd = vreinterpretq_s16_u16(vshlq_n_u16::<15>(z));
+                        let odd = vreinterpretq_u16_s16(vshrq_n_s16::<15>(odd));
+                        vreinterpretq_u8_u16(veorq_u16(vshrq_n_u16::<1>(z), odd))
+                    }
+                    4 => {
+                        let z = vreinterpretq_u32_u8(z);
+                        let odd = vreinterpretq_s32_u32(vshlq_n_u32::<31>(z));
+                        let odd = vreinterpretq_u32_s32(vshrq_n_s32::<31>(odd));
+                        vreinterpretq_u8_u32(veorq_u32(vshrq_n_u32::<1>(z), odd))
+                    }
+                    _ => {
+                        let z = vreinterpretq_u64_u8(z);
+                        let odd = vreinterpretq_s64_u64(vshlq_n_u64::<63>(z));
+                        let odd = vreinterpretq_u64_s64(vshrq_n_s64::<63>(odd));
+                        vreinterpretq_u8_u64(veorq_u64(vshrq_n_u64::<1>(z), odd))
+                    }
+                }
+            })
+        }
     }
 }
