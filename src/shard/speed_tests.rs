@@ -5,6 +5,10 @@
 //!
 //! `cargo test --release --lib predicted_speed -- --ignored --nocapture`. With `TENSORSHARD_BENCH_DATA`, a folder, its
 //! `img.u8` (u8 `[n, 3, 64, 64]`) and `lat.f32` (f32 `[n, 4, 32, 32]`) instead of made ones.
+//!
+//! What is delivered goes in turn to `TENSORSHARD_BUFFERS` buffers of 1 MiB (default 8: a few batches, that stay in the
+//! last cache; more than 16 are streamed to, as a loader does), `TENSORSHARD_ROUNDS` times. `TENSORSHARD_ONLY` is a part
+//! of the names of what is measured.
 #![expect(clippy::print_stderr, reason = "prints timings")]
 #![expect(
     clippy::cast_possible_truncation,
@@ -20,6 +24,7 @@ use crate::codec::CodecSpec;
 use crate::dataset::{FieldSpec, ShardWriter};
 use crate::dtype::DType;
 use crate::filter::{FilterId, FilterSpec};
+use crate::kernel::pages::{self, Part};
 use crate::kernel::stream;
 use crate::quant::{NonFinite, QuantSpec, Scales};
 use crate::split::SplitId;
@@ -35,16 +40,24 @@ const TOTAL: usize = 128 << 20;
 const BUFFER: usize = 1 << 20;
 const ROUNDS: usize = 9;
 
-struct OneRun<'a>(&'a mut [u8]);
+struct OneRun<'a> {
+    slot: &'a mut [u8],
+    is_cold: bool,
+}
 
 impl Slots for OneRun<'_> {
     fn is_cold(&self) -> bool {
-        stream::pays()
+        self.is_cold
     }
 
     fn run(&mut self, _run: usize, _array: usize) -> &mut [u8] {
-        self.0
+        self.slot
     }
+}
+
+fn num_buffers() -> usize {
+    let text = std::env::var("TENSORSHARD_BUFFERS");
+    text.map_or(8, |text| text.parse().unwrap())
 }
 
 /// Roughly normal values, the deviation of a layer changing every 2^16 elements.
@@ -121,12 +134,7 @@ fn write(path: &Path, field: FieldSpec, dtype: DType, shape: &[usize], bytes: &[
 }
 
 /// Decodes every chunk; the delivered bytes.
-fn decode(
-    reader: &ShardReader,
-    size: usize,
-    buffers: &mut [&mut [u8]],
-    scratch: &mut Scratch,
-) -> usize {
+fn decode(reader: &ShardReader, size: usize, buffers: &mut [Part], scratch: &mut Scratch) -> usize {
     let mut done = 0;
     for chunk in 0..reader.num_chunks() {
         let chunk = reader.chunk(chunk, &mut scratch.io).unwrap();
@@ -134,7 +142,11 @@ fn decode(
         let len = count as usize * size;
         let turn = usize::try_from(chunk.header.chunk).unwrap() % buffers.len();
         let run = [RowRun { row: 0, count }];
-        let mut slots = OneRun(&mut buffers[turn][..len]);
+        let is_cold = buffers.len() > 16 && stream::pays();
+        let mut slots = OneRun {
+            slot: &mut buffers[turn].as_mut()[..len],
+            is_cold,
+        };
         reader
             .decode_rows(
                 &chunk,
@@ -146,7 +158,7 @@ fn decode(
                 scratch,
             )
             .unwrap();
-        black_box(&buffers[turn]);
+        black_box(buffers[turn].as_ref());
         done += len;
     }
     done
@@ -188,14 +200,15 @@ fn compare<const N: usize>(
     specs: [(&'static str, FieldSpec); N],
 ) {
     let size = shape.iter().product::<usize>() * dtype.size();
-    // More than caches hold, on cache lines as batches are.
-    let mut buffers = vec![1; 64 * BUFFER + 64];
-    let start = buffers.as_ptr().align_offset(64);
-    let mut buffers: Vec<&mut [u8]> = buffers[start..].chunks_exact_mut(BUFFER).collect();
+    let mut buffers = pages::parts(BUFFER, num_buffers());
+    for buffer in &mut buffers {
+        buffer.as_mut().fill(1);
+    }
     let mut scratch = Scratch::default();
     let mut best = vec![f64::MAX; specs.len() + 1];
     let mut readers = Vec::new();
-    for (name, spec) in specs {
+    let only = std::env::var("TENSORSHARD_ONLY").unwrap_or_default();
+    for (name, spec) in specs.into_iter().filter(|(name, _)| name.contains(&only)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
         let encode = write(&path, spec, dtype, shape, bytes);
@@ -208,10 +221,12 @@ fn compare<const N: usize>(
         let reader = ShardReader::open(storage, true).unwrap();
         readers.push((name, reader, bytes.len() as f64 / file as f64, encode, dir));
     }
-    for _ in 0..ROUNDS {
+    let rounds = std::env::var("TENSORSHARD_ROUNDS");
+    for _ in 0..rounds.map_or(ROUNDS, |text| text.parse().unwrap()) {
         let start = Instant::now();
         for (i, part) in bytes.chunks(BUFFER).enumerate() {
-            let buffer = &mut buffers[i % 64];
+            let turn = i % buffers.len();
+            let buffer = buffers[turn].as_mut();
             buffer[..part.len()].copy_from_slice(part);
             black_box(buffer);
         }

@@ -126,7 +126,7 @@ fn specs(rank: usize) -> Vec<Predict> {
 
 #[test]
 fn whole_samples_follow_the_text_and_are_undone() {
-    let shapes: [&[usize]; 26] = [
+    let shapes: [&[usize]; 29] = [
         &[],
         &[1],
         &[7],
@@ -138,6 +138,9 @@ fn whole_samples_follow_the_text_and_are_undone() {
         &[2, 32],
         &[64, 64],
         &[5, 48],
+        &[7, 24],
+        &[3, 20, 12],
+        &[9, 6],
         &[70, 3],
         &[3, 100],
         &[1, 9],

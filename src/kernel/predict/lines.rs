@@ -110,6 +110,8 @@ struct Tables {
     carry: vector::Table,
     /// Bytes of a vector that are used.
     bytes: usize,
+    /// What to give [`Vector::sums`], if that comes before the steps.
+    sums: Option<u64>,
 }
 
 /// The bytes of a vector by number.
@@ -146,12 +148,13 @@ fn to_u32(x: usize) -> u32 {
 
 impl Tables {
     #[inline(always)]
-    fn new(plan: &Plan, grid: &Grid) -> Self {
+    fn new(plan: &Plan, grid: &Grid, has_sums: bool) -> Self {
         let mut tables = Self {
             steps: [[0x80; 64]; MAX_STEPS],
             num_steps: 0,
             carry: [0x80; 64],
             bytes: plan.lanes,
+            sums: None,
         };
         let (pixel, line) = (plan.pixel, plan.line);
         // Lines of a vector, and its unit: whole planes, whole lines, or whole pixels.
@@ -185,7 +188,10 @@ impl Tables {
                 };
             }
         }
-        if pixel > 0 {
+        let word = if pixel == 1 { 8 } else { 16 };
+        if has_sums && pixel == grid.elem_size && (line.is_multiple_of(word) || line > plan.lanes) {
+            tables.sum_words(pixel, line.min(plan.lanes));
+        } else if pixel > 0 {
             let mut by = 1;
             while by * pixel < line.min(tables.bytes) {
                 tables.push_shift(&pixels, by, by * pixel);
@@ -209,6 +215,33 @@ impl Tables {
             *out = to_lane(from + offset);
         }
         tables
+    }
+
+    /// Elements of `elem` bytes in lines of `line` bytes: [`Vector::sums`], and steps for what it leaves.
+    #[inline(always)]
+    fn sum_words(&mut self, elem: usize, line: usize) {
+        let mut kept = 0u64;
+        for word in 0..8 {
+            let before = word % (line / 8).max(1);
+            kept |= ((1 << before) - 1) << (8 * word + word - before);
+        }
+        self.sums = Some(kept);
+        if elem == 1 {
+            return;
+        }
+        // Of each 16 bytes in a line the odd ones add the total of those before, then the second pair that of the first.
+        for (by, from) in [(1, 1), (2, 2)] {
+            if line > 16 * by {
+                let step = self.push();
+                for (i, from_byte) in step.iter_mut().enumerate() {
+                    let place = i / 16 % (line / 16).max(1);
+                    let total = 16 * (i / 16 + from - place % (2 * by)) - elem + i % elem;
+                    if place & by != 0 {
+                        *from_byte = to_lane(to_u32(total));
+                    }
+                }
+            }
+        }
     }
 
     /// One more step, of nothing.
@@ -270,19 +303,28 @@ impl Lines<'_> {
     /// Steps of a number that the compiler knows stay in registers; one more that does nothing is cheap.
     #[inline(always)]
     pub(super) fn run<V: Vector, W: Words>(self) {
-        let tables = Tables::new(self.plan, self.grid);
+        let tables = Tables::new(self.plan, self.grid, V::HAS_SUMS);
+        if V::HAS_SUMS && tables.sums.is_some() {
+            return match tables.num_steps {
+                0 => self.run_steps::<V, W, 0, true>(&tables),
+                1 => self.run_steps::<V, W, 1, true>(&tables),
+                2 => self.run_steps::<V, W, 2, true>(&tables),
+                _ => self.run_steps::<V, W, MAX_STEPS, true>(&tables),
+            };
+        }
         match tables.num_steps {
-            0..=4 => self.run_steps::<V, W, 4>(&tables),
-            5 => self.run_steps::<V, W, 5>(&tables),
-            6 => self.run_steps::<V, W, 6>(&tables),
-            _ => self.run_steps::<V, W, MAX_STEPS>(&tables),
+            0..=4 => self.run_steps::<V, W, 4, false>(&tables),
+            5 => self.run_steps::<V, W, 5, false>(&tables),
+            6 => self.run_steps::<V, W, 6, false>(&tables),
+            _ => self.run_steps::<V, W, MAX_STEPS, false>(&tables),
         }
     }
 
     #[inline(always)]
-    fn run_steps<V: Vector, W: Words, const N: usize>(self, tables: &Tables) {
+    fn run_steps<V: Vector, W: Words, const N: usize, const SUMS: bool>(self, tables: &Tables) {
         let plan = self.plan;
-        let network = Network::<V, N> {
+        let network = Network::<V, N, SUMS> {
+            kept: tables.sums.unwrap_or(0),
             steps: std::array::from_fn(|i| V::index(&tables.steps[i])),
             carry: V::index(&tables.carry),
             bytes: tables.bytes,
@@ -292,13 +334,13 @@ impl Lines<'_> {
         let mut kept = [V::zero(); MAX_COLUMNS];
         let kept = kept.as_mut_slice();
         if plan.line > plan.lanes && plan.pixel == 0 {
-            self.planes::<V, W, N, ROWS>(&network, kept);
+            self.planes::<V, W, N, SUMS, ROWS>(&network, kept);
         } else if plan.line > plan.lanes {
-            self.planes::<V, W, N, WIDE>(&network, kept);
+            self.planes::<V, W, N, SUMS, WIDE>(&network, kept);
         } else if plan.rows > 1 && plan.plane() > plan.lanes && plan.line == tables.bytes {
-            self.planes::<V, W, N, ONE_LINE>(&network, kept);
+            self.planes::<V, W, N, SUMS, ONE_LINE>(&network, kept);
         } else if plan.rows > 1 && plan.plane() > plan.lanes {
-            self.planes::<V, W, N, SOME_LINES>(&network, kept);
+            self.planes::<V, W, N, SUMS, SOME_LINES>(&network, kept);
         } else {
             let plane = plan.plane();
             let head = ((plane - self.first % plane) % plane).min(self.src.len());
@@ -311,9 +353,9 @@ impl Lines<'_> {
 
     /// Sums every plane, and what is to be added to its sums: with channels plane by plane, the reference.
     #[inline(always)]
-    fn planes<V: Vector, W: Words, const N: usize, const HOLDS: u8>(
+    fn planes<V: Vector, W: Words, const N: usize, const SUMS: bool, const HOLDS: u8>(
         self,
-        network: &Network<V, N>,
+        network: &Network<V, N, SUMS>,
         kept: &mut [V],
     ) {
         let plane = self.plan.plane();
@@ -390,7 +432,9 @@ fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8]) {
 }
 
 /// Permutations in registers.
-struct Network<V: Vector, const N: usize> {
+struct Network<V: Vector, const N: usize, const SUMS: bool> {
+    /// If `SUMS`: what to give [`Vector::sums`], before the steps.
+    kept: u64,
     steps: [V::Index; N],
     carry: V::Index,
     bytes: usize,
@@ -398,13 +442,16 @@ struct Network<V: Vector, const N: usize> {
     zigzag: bool,
 }
 
-impl<V: Vector, const N: usize> Network<V, N> {
+impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// Sums within the vector.
     #[inline(always)]
     fn sums<W: Words>(&self, src: &[u8]) -> V {
         let mut x = V::load(src);
         if self.zigzag {
             x = x.unzigzag::<W>();
+        }
+        if SUMS {
+            x = x.sums::<W>(self.kept);
         }
         for step in self.steps {
             x = x.add::<W>(x.permute(step));

@@ -52,6 +52,13 @@ pub(super) trait Vector: Copy {
     fn permute(self, index: Self::Index) -> Self;
     fn add<W: Words>(self, other: Self) -> Self;
     fn unzigzag<W: Words>(self) -> Self;
+
+    /// Whether [`Vector::sums`] is there, and faster than permutations.
+    const HAS_SUMS: bool;
+
+    /// Sums neighbouring elements: bytes within whole lines, from the 8-byte words before that `kept` says (bit 8 i + j:
+    /// word i adds the total of word j), wider elements within 16 bytes.
+    fn sums<W: Words>(self, kept: u64) -> Self;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -89,6 +96,13 @@ mod x86 {
     // stay within slices whose length was compared.
     impl Vector for V16 {
         type Index = __m128i;
+
+        const HAS_SUMS: bool = false;
+
+        #[inline(always)]
+        fn sums<W: Words>(self, _kept: u64) -> Self {
+            self
+        }
 
         #[inline(always)]
         fn zero() -> Self {
@@ -172,6 +186,9 @@ mod x86 {
         }
     }
 
+    /// 8 bytes of value 8.
+    const EIGHTS: i64 = 0x0808_0808_0808_0808;
+
     /// 64 bytes, with AVX-512 VBMI.
     #[derive(Clone, Copy)]
     struct V64(__m512i);
@@ -181,6 +198,42 @@ mod x86 {
     // are masked to the length of a slice.
     impl Vector for V64 {
         type Index = (__mmask64, __m512i);
+
+        const HAS_SUMS: bool = true;
+
+        #[inline(always)]
+        fn sums<W: Words>(self, kept: u64) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let x = self.0;
+                match W::SIZE {
+                    1 => {
+                        // Permuting all of a vector takes twice the time of shifting: only totals are permuted.
+                        let x = _mm512_add_epi8(x, _mm512_slli_epi64::<8>(x));
+                        let x = _mm512_add_epi8(x, _mm512_slli_epi64::<16>(x));
+                        let x = _mm512_add_epi8(x, _mm512_slli_epi64::<32>(x));
+                        // In each word the totals of all words, of which those before it in its line are kept.
+                        let totals =
+                            _mm512_set1_epi64(i64::from_le_bytes([7, 15, 23, 31, 39, 47, 55, 63]));
+                        let before = _mm512_maskz_permutexvar_epi8(kept, totals, x);
+                        let before = _mm512_sad_epu8(before, _mm512_setzero_si512());
+                        // The low byte of each word, 8 times.
+                        let first = _mm512_set4_epi64(EIGHTS, 0, EIGHTS, 0);
+                        _mm512_add_epi8(x, _mm512_shuffle_epi8(before, first))
+                    }
+                    2 => {
+                        let x = _mm512_add_epi16(x, _mm512_bslli_epi128::<2>(x));
+                        let x = _mm512_add_epi16(x, _mm512_bslli_epi128::<4>(x));
+                        _mm512_add_epi16(x, _mm512_bslli_epi128::<8>(x))
+                    }
+                    4 => {
+                        let x = _mm512_add_epi32(x, _mm512_bslli_epi128::<4>(x));
+                        _mm512_add_epi32(x, _mm512_bslli_epi128::<8>(x))
+                    }
+                    _ => _mm512_add_epi64(x, _mm512_bslli_epi128::<8>(x)),
+                }
+            })
+        }
 
         #[inline(always)]
         fn zero() -> Self {
@@ -283,7 +336,7 @@ mod x86 {
         lines.run::<V16, W>();
     }
 
-    #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
+    #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,gfni")]
     fn avx512<W: Words>(lines: Lines<'_>) {
         lines.run::<V64, W>();
     }
@@ -304,6 +357,13 @@ mod neon {
     // compared.
     impl Vector for V16 {
         type Index = uint8x16_t;
+
+        const HAS_SUMS: bool = false;
+
+        #[inline(always)]
+        fn sums<W: Words>(self, _kept: u64) -> Self {
+            self
+        }
 
         #[inline(always)]
         fn zero() -> Self {

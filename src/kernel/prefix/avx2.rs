@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use super::expand::EXPAND;
 use super::header::Groups;
 use super::table::Table;
-use super::{Kernel, LANES, Lanes, Progress, SOURCE_AHEAD, prefetch};
+use super::{Fetch, Kernel, LANES, Lanes, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -251,10 +251,10 @@ fn decode<const GROUPS: usize, const MODE: u8>(
     lanes: &mut Lanes,
     src: &[u8],
     dst: &mut [u8],
-    next: *const u8,
+    fetch: Fetch,
 ) -> Progress {
     // SAFETY: the kernel is chosen when `Level::best` found these features.
-    unsafe { decode_rows::<GROUPS, MODE>(table, lanes, src, dst, next) }
+    unsafe { decode_rows::<GROUPS, MODE>(table, lanes, src, dst, fetch) }
 }
 
 #[target_feature(enable = "avx2,popcnt")]
@@ -263,7 +263,7 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
     lanes: &mut Lanes,
     src: &[u8],
     dst: &mut [u8],
-    next: *const u8,
+    fetch: Fetch,
 ) -> Progress {
     let tables = Tables {
         len: quarters(&table.len),
@@ -287,8 +287,8 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
         }
         let at = done.rows * 64 * GROUPS;
         for group in 0..GROUPS {
-            prefetch::to_read(source.wrapping_add(done.pulled + SOURCE_AHEAD + 64 * group));
-            prefetch::to_write(next.wrapping_add(at + 64 * group));
+            prefetch::to_read(source.wrapping_add(done.pulled + fetch.ahead + 64 * group));
+            prefetch::to_write(fetch.to_write.wrapping_add(at + 64 * group));
         }
         let out = row.as_mut_ptr();
         let mut even = [_mm256_setzero_si256(); GROUPS];

@@ -36,10 +36,6 @@ pub(crate) const ROW: usize = 256;
 /// Lanes of a group.
 const LANES: usize = 32;
 const MAX_GROUPS: usize = 4;
-/// Source bytes fetched ahead.
-#[cfg(target_arch = "x86_64")]
-const SOURCE_AHEAD: usize = 1536;
-
 /// What is wrong with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damage(pub(crate) &'static str);
@@ -64,9 +60,21 @@ struct Progress {
 }
 
 /// Decodes whole rows until the destination is full or the source might not have enough words for another one: a row
-/// pulls at most 128 bytes a group, and less than that is left to the caller. The last argument is memory that will be
-/// written next, to be fetched a row at a time.
-type Kernel = fn(&Table, &mut Lanes, &[u8], &mut [u8], *const u8) -> Progress;
+/// pulls at most 128 bytes a group, and less than that is left to the caller. Meanwhile it fetches what comes next.
+type Kernel = fn(&Table, &mut Lanes, &[u8], &mut [u8], Fetch) -> Progress;
+
+/// Memory that is needed soon, to be fetched a row at a time. Nothing of it need be there.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "processors fetch by themselves")
+)]
+struct Fetch {
+    /// To be written.
+    to_write: *const u8,
+    /// To be read: so far after what is read now.
+    ahead: usize,
+}
 
 /// The kernel for a level, a mode and a number of groups.
 fn kernel(mode: u8, groups: Groups) -> Kernel {
@@ -111,6 +119,9 @@ struct Coded<'a> {
     words: &'a [u8],
     /// Bytes pulled; beyond `words` there are zeros.
     pulled: usize,
+    /// As [`Fetch::ahead`]: the next piece, which follows this one in the file. This one was just checked, so it is in
+    /// the caches.
+    ahead: usize,
 }
 
 impl<'a> Decoder<'a> {
@@ -126,7 +137,7 @@ impl<'a> Decoder<'a> {
             } => match table.only_byte() {
                 Some(byte) if words.is_empty() => Payload::Only(byte),
                 Some(_) => return Err(Damage("words that are not needed")),
-                None => Payload::Coded(Coded::new(mode, groups, table, words)),
+                None => Payload::Coded(Coded::new(mode, groups, table, words, src.len())),
             },
         };
         Ok(Self { payload, left: len })
@@ -162,7 +173,7 @@ impl<'a> Decoder<'a> {
 }
 
 impl<'a> Coded<'a> {
-    fn new(mode: u8, groups: Groups, table: Table, words: &'a [u8]) -> Self {
+    fn new(mode: u8, groups: Groups, table: Table, words: &'a [u8], ahead: usize) -> Self {
         let mut lanes = Lanes {
             a: [0; LANES * MAX_GROUPS],
             b: [0; LANES * MAX_GROUPS],
@@ -182,12 +193,17 @@ impl<'a> Coded<'a> {
             lanes,
             words,
             pulled: 2 * num_lanes,
+            ahead,
         }
     }
 
     fn decode(&mut self, dst: &mut [u8], next: *const u8) {
         let words = self.words.get(self.pulled..).unwrap_or_default();
-        let done = (self.kernel)(&self.table, &mut self.lanes, words, dst, next);
+        let fetch = Fetch {
+            to_write: next,
+            ahead: self.ahead,
+        };
+        let done = (self.kernel)(&self.table, &mut self.lanes, words, dst, fetch);
         self.pulled += done.pulled;
         let at = done.rows * self.row;
         if at < dst.len() {
@@ -213,13 +229,11 @@ impl<'a> Coded<'a> {
             } else {
                 &mut last[..self.row]
             };
-            let done = (self.kernel)(
-                &self.table,
-                &mut self.lanes,
-                &padded,
-                to,
-                next.wrapping_add(at),
-            );
+            let fetch = Fetch {
+                to_write: next.wrapping_add(at),
+                ahead: 0,
+            };
+            let done = (self.kernel)(&self.table, &mut self.lanes, &padded, to, fetch);
             self.pulled += done.pulled;
             if whole == 0 {
                 let end = dst.len() - at;

@@ -7,7 +7,7 @@ use std::arch::aarch64::*;
 use super::expand::EXPAND;
 use super::header::Groups;
 use super::table::Table;
-use super::{Kernel, LANES, Lanes, Progress};
+use super::{Fetch, Kernel, LANES, Lanes, Progress};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -140,7 +140,7 @@ fn decode<const GROUPS: usize, const HALVES: usize, const MODE: u8>(
     lanes: &mut Lanes,
     src: &[u8],
     dst: &mut [u8],
-    _next: *const u8,
+    _fetch: Fetch,
 ) -> Progress {
     // SAFETY: every aarch64 processor that runs this target has NEON.
     unsafe { decode_rows::<GROUPS, HALVES, MODE>(table, lanes, src, dst) }

@@ -8,7 +8,7 @@
 use super::encode::{Encoder, last_row};
 use super::header::Groups;
 use super::table::{CELLS, Table, Words};
-use super::{Kernel, LANES, Lanes, MAX_GROUPS, Progress};
+use super::{Fetch, Kernel, LANES, Lanes, MAX_GROUPS, Progress};
 
 pub(super) fn kernel(groups: Groups) -> Kernel {
     match groups {
@@ -53,7 +53,7 @@ fn decode<const GROUPS: usize>(
     lanes: &mut Lanes,
     src: &[u8],
     dst: &mut [u8],
-    _next: *const u8,
+    _fetch: Fetch,
 ) -> Progress {
     let wide = wide(table);
     let num_lanes = LANES * GROUPS;
