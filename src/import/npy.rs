@@ -1,6 +1,7 @@
 //! One `.npy` file, memory-mapped: its first axis are the samples.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -22,7 +23,7 @@ impl Importer for Npy {
     }
 
     fn open(&self, path: &Path, options: &ImportOptions) -> Result<Input> {
-        let map = Mmap::open(path)?;
+        let map = Arc::new(Mmap::open(path)?);
         let mut reader = map.as_slice();
         let available = reader.len() as u64;
         let header = NpyHeader::read(&mut reader, available, path, options)?;
@@ -30,12 +31,14 @@ impl Importer for Npy {
         if !array.header.fortran_order {
             map.advise_sequential();
         }
-        let body = array.body(&map.into_bytes())?;
+        let body = array.body(&map.bytes())?;
+        map.check()?;
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         let source = Box::new(NpySource {
             path: path.into(),
             array,
             body,
+            map,
         });
         Ok(Input {
             fields: vec![InputField {
@@ -129,6 +132,7 @@ struct NpySource {
     path: std::path::PathBuf,
     array: Array,
     body: Bytes,
+    map: Arc<Mmap>,
 }
 
 impl NpySource {
@@ -183,6 +187,8 @@ impl Source for NpySource {
 
     fn read(&mut self, first: u64, count: usize, out: &mut Samples) -> Result<()> {
         self.read_inner(first, count, out)
+            // Another process may have truncated the file meanwhile.
+            .and_then(|()| self.map.check())
             .map_err(|e| e.in_file(&self.path))
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::Crc;
@@ -42,7 +43,8 @@ impl Importer for Npz {
 }
 
 pub(super) fn open_npz(path: &Path, options: &ImportOptions, window_len: usize) -> Result<Input> {
-    let bytes = Mmap::open(path)?.into_bytes();
+    let map = Arc::new(Mmap::open(path)?);
+    let bytes = map.bytes();
     let mut archive =
         ZipArchive::new(Cursor::new(bytes.clone())).map_err(|e| zip_error(path, e))?;
     if archive.has_duplicate_names() {
@@ -66,8 +68,8 @@ pub(super) fn open_npz(path: &Path, options: &ImportOptions, window_len: usize) 
                 "give the arrays names of letters, digits, `_`, `.` and `-`",
             ));
         }
-        let source =
-            NpzSource::open(path, member, options, window_len).map_err(|e| e.in_field(&name))?;
+        let source = NpzSource::open(path, &map, member, options, window_len)
+            .map_err(|e| e.in_field(&name))?;
         if let Some(other) = fields.first()
             && other.source.num_samples() != source.num_samples()
         {
@@ -286,6 +288,7 @@ impl MemberStream {
 
 struct NpzSource {
     path: PathBuf,
+    map: Arc<Mmap>,
     member: Member,
     array: Array,
     window_len: usize,
@@ -305,6 +308,7 @@ struct Window {
 impl NpzSource {
     fn open(
         path: &Path,
+        map: &Arc<Mmap>,
         member: Member,
         options: &ImportOptions,
         window_len: usize,
@@ -320,6 +324,7 @@ impl NpzSource {
         }
         Ok(Self {
             path: path.into(),
+            map: Arc::clone(map),
             member,
             array,
             window_len,
@@ -486,7 +491,11 @@ impl Source for NpzSource {
     }
 
     fn read(&mut self, first: u64, count: usize, out: &mut Samples) -> Result<()> {
-        self.read_inner(first, count, out)
+        let result = self.read_inner(first, count, out);
+        // Another process may have truncated the file meanwhile.
+        self.map
+            .check()
+            .and(result)
             .map_err(|e| e.in_file(&self.path))
     }
 }

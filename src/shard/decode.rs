@@ -225,7 +225,8 @@ impl ShardReader {
             stats.map_or(Ok(()), |stats| stats.check_count(elements))?;
             Ok(shapes)
         })();
-        result.map_err(|e: Error| self.locate(e, chunk, spec))
+        self.still_there(result)
+            .map_err(|e: Error| self.locate(e, chunk, spec))
     }
 
     fn locate(&self, e: Error, chunk: &Chunk, field: &Field) -> Error {
@@ -255,7 +256,8 @@ impl ShardReader {
         if slots.is_cold() {
             stream::fence();
         }
-        result.map_err(|e| self.locate(e, chunk, spec))
+        self.still_there(result)
+            .map_err(|e| self.locate(e, chunk, spec))
     }
 
     /// Decodes a whole stream that is not a plane.

@@ -28,8 +28,7 @@ pub(crate) struct ShardReader {
 impl ShardReader {
     /// Opens a shard on its own.
     pub(crate) fn open(storage: Arc<dyn Storage>, verify_checksums: bool) -> Result<Self> {
-        let path = storage.path().to_owned();
-        Self::open_inner(storage, verify_checksums, None).map_err(|e| e.in_file(path))
+        Self::open_here(storage, verify_checksums, None)
     }
 
     /// Opens a shard that a manifest lists: it must be the one that was committed.
@@ -40,13 +39,23 @@ impl ShardReader {
         schema: &Arc<Schema>,
         schema_bytes: &[u8],
     ) -> Result<Self> {
-        let path = storage.path().to_owned();
-        Self::open_inner(
+        Self::open_here(
             storage,
             verify_checksums,
             Some((record, schema, schema_bytes)),
         )
-        .map_err(|e| e.in_file(path).in_shard(record.shard_id))
+        .map_err(|e| e.in_shard(record.shard_id))
+    }
+
+    fn open_here(
+        storage: Arc<dyn Storage>,
+        verify_checksums: bool,
+        listed: Option<(&ShardRecord, &Arc<Schema>, &[u8])>,
+    ) -> Result<Self> {
+        let opened = Self::open_inner(Arc::clone(&storage), verify_checksums, listed);
+        // Unless what was looked at was not the file any more.
+        let opened = storage.check().and(opened);
+        opened.map_err(|e| e.in_file(storage.path()))
     }
 
     fn open_inner(
@@ -190,9 +199,14 @@ impl ShardReader {
         self.index.len()
     }
 
+    /// `result`, unless what it was made of was not the file any more.
+    pub(super) fn still_there<T>(&self, result: Result<T>) -> Result<T> {
+        self.storage.check().and(result)
+    }
+
     /// Reads and checks the header of a chunk.
     pub(crate) fn chunk(&self, chunk: u64, scratch: &mut Vec<u8>) -> Result<Chunk> {
-        self.chunk_inner(chunk, scratch)
+        self.still_there(self.chunk_inner(chunk, scratch))
             .map_err(|e| e.in_file(self.path()).in_chunk(chunk))
     }
 

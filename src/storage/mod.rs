@@ -1,5 +1,6 @@
 //! Where bytes come from and go to: positional, stateless reading; append-only writing.
 
+mod bus_error;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod file;
@@ -26,7 +27,9 @@ pub enum IoMode {
     /// The faster of the two where it works: today, memory-mapped.
     #[default]
     Auto,
-    /// Memory-mapped files. A file that another process truncates meanwhile ends this process.
+    /// Memory-mapped files. A file that another process truncates meanwhile, or whose disk fails, is an error: on Linux
+    /// and macOS a handler of SIGBUS sees to it, which is installed with the first map and calls the one before it for
+    /// all that is not its own. On other systems it ends the process.
     Mmap,
     /// Positional reads: for network and parallel file systems.
     Read,
@@ -75,6 +78,14 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// # Errors
     /// As [`Storage::read`].
     fn bytes(&self, range: Range<u64>) -> Result<Bytes>;
+
+    /// Asked after bytes in place were used, and before what was made of them is: they may have gone meanwhile.
+    ///
+    /// # Errors
+    /// `Corrupt` if the file was truncated, or could not be read.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A place that a shard is written to, front to back.
