@@ -29,7 +29,7 @@ fn dataset(path: &Path, codec: &str) -> Result<PathBuf> {
     }
     writer.finish()?;
     let report = Dataset::open(path)?.inspect()?;
-    Ok(path.join(&report.shards[0].file_name))
+    Ok(path.join(&report.shards.first().unwrap().file_name))
 }
 
 fn is_sample(id: u64, values: &[u8]) -> bool {

@@ -282,3 +282,83 @@ fn samples_that_do_not_fit_are_refused_and_nothing_is_appended() -> Result<()> {
     assert_eq!(writer.finish()?.num_samples, 1);
     Ok(())
 }
+
+#[test]
+fn a_second_writer_of_a_folder_is_refused() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let mut first = builder().create(&path)?;
+    append(&mut first, 0..15)?;
+    let refused = |result: Result<ShardWriter>| {
+        let error = result.unwrap_err();
+        assert!(error.is_io(), "{error}");
+        assert!(error.to_string().contains("another writer"), "{error}");
+        assert_eq!(error.path(), Some(path.as_path()));
+    };
+    refused(builder().create(&path));
+    refused(builder().overwrite(true).create(&path));
+    first.flush()?;
+    refused(builder().append_to(&path));
+    append(&mut first, 15..20)?;
+    first.finish()?;
+    // The next may.
+    let mut second = builder().append_to(&path)?;
+    refused(builder().append_to(&path));
+    append(&mut second, 20..25)?;
+    second.finish()?;
+    assert_eq!(
+        first_values(&Dataset::open(&path)?)?,
+        (0..25).collect::<Vec<i64>>()
+    );
+    // One that is dropped lets go, too.
+    drop(builder().append_to(&path)?);
+    builder().append_to(&path)?.finish()?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "a child of many_processes_append_at_once"]
+fn child_appends() -> Result<()> {
+    let Some((folder, number)) = arguments() else {
+        return Ok(());
+    };
+    // Waits for its turn.
+    loop {
+        match builder().append_to(&folder) {
+            Ok(mut writer) => {
+                append(&mut writer, number * 10..number * 10 + 10)?;
+                return writer.finish().map(|_| ());
+            }
+            Err(error) => assert!(error.to_string().contains("another writer"), "{error}"),
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn many_processes_append_at_once() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let mut writer = builder().create(&path)?;
+    append(&mut writer, 0..10)?;
+    writer.finish()?;
+    let children: Vec<Child> = (1..=8)
+        .map(|number| spawn("child_appends", &path, number))
+        .collect();
+    // A reader meanwhile sees what some of them have committed, never a mix.
+    loop {
+        let dataset = Dataset::open(&path)?;
+        let values = first_values(&dataset)?;
+        assert_eq!(values.len() % 10, 0);
+        if values.len() == 90 {
+            break;
+        }
+    }
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let mut values = first_values(&Dataset::open(&path)?)?;
+    values.sort_unstable();
+    assert_eq!(values, (0..90).collect::<Vec<i64>>());
+    Ok(())
+}

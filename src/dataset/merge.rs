@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::format::forever::MANIFEST_NAME;
 use crate::format::manifest::{Manifest, ShardRecord};
-use crate::storage::{FileSink, FileStorage, Sink, Storage, publish, sync_folder};
+use crate::storage::{
+    FileSink, FileStorage, Sink, Storage, create_folder, lock_folder, publish, sync_folder,
+};
 
 use super::metadata::Metadata;
 use super::{Dataset, metadata};
@@ -74,7 +76,8 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
             shards.push((folder.join(record.shard_id.file_name()), record));
         }
     }
-    fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, e))?;
+    create_folder(out)?;
+    let _lock = lock_folder(out)?;
     let mut copied_shards = 0;
     for (source, record) in &shards {
         let target = out.join(record.shard_id.file_name());

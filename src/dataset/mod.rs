@@ -1,6 +1,8 @@
 //! Many shards as one dataset: opening, random access, verification, merging, writing.
 
 mod batch;
+#[cfg(test)]
+mod crash_tests;
 mod field_spec;
 mod inspect;
 mod merge;

@@ -62,7 +62,7 @@ impl Node {
     fn range(&self) -> Option<(usize, usize)> {
         let version = self.version.load(SeqCst);
         let range = (self.start.load(SeqCst), self.end.load(SeqCst));
-        (version % 2 == 0 && self.version.load(SeqCst) == version).then_some(range)
+        (version.is_multiple_of(2) && self.version.load(SeqCst) == version).then_some(range)
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 
-use super::{Sink, Storage, check_range};
+use super::{Sink, Storage, check_range, record};
 
 /// A file read by position.
 #[derive(Debug)]
@@ -138,6 +138,7 @@ impl FileSink {
             .create_new(true)
             .open(&temporary);
         let file = file.map_err(|e| Error::io("create", &temporary, e))?;
+        record::create(&temporary);
         Ok(Self {
             temporary,
             path,
@@ -153,8 +154,11 @@ impl FileSink {
         let file = self.file.as_ref()?.try_clone().ok()?;
         let temporary = self.temporary.clone();
         Some(move || {
+            let before = record::sync_begins(&temporary);
             file.sync_data()
-                .map_err(|e| Error::io("sync", &temporary, e))
+                .map_err(|e| Error::io("sync", &temporary, e))?;
+            record::synced(&temporary, before);
+            Ok(())
         })
     }
 }
@@ -186,6 +190,7 @@ impl Sink for FileSink {
                     .in_file(&self.path),
             );
         };
+        record::write(&self.temporary, parts);
         let written = write_all_parts(file, parts);
         if written.is_err() {
             self.file = None;
@@ -201,11 +206,14 @@ impl Sink for FileSink {
             );
         };
         // A failed fsync is not retried: the pages may already be marked clean.
+        let before = record::sync_begins(&self.temporary);
         file.sync_all()
             .map_err(|e| Error::io("sync", &self.temporary, e))?;
+        record::synced(&self.temporary, before);
         drop(file);
         fs::rename(&self.temporary, &self.path)
             .map_err(|e| Error::io("rename", &self.temporary, e))?;
+        record::rename(&self.temporary, &self.path);
         self.temporary = PathBuf::new();
         sync_folder(parent(&self.path))
     }
@@ -215,8 +223,56 @@ impl Drop for FileSink {
     fn drop(&mut self) {
         if !self.temporary.as_os_str().is_empty() {
             // Nothing useful can be done about a failure: the name says that it is a leftover.
-            fs::remove_file(&self.temporary).ok();
+            remove_file(&self.temporary).ok();
         }
+    }
+}
+
+/// Removes a file.
+pub(crate) fn remove_file(path: &Path) -> std::io::Result<()> {
+    fs::remove_file(path)?;
+    record::remove(path);
+    Ok(())
+}
+
+/// Makes a folder and those it is in, durable in the one that was there.
+///
+/// # Errors
+/// `Io`.
+pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .collect();
+    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
+    for folder in missing.into_iter().rev() {
+        record::create(folder);
+        sync_folder(parent(folder))?;
+    }
+    Ok(())
+}
+
+/// Locks a folder for writing until what is returned is dropped, or the process ends. `None` where the file system has
+/// no such locks.
+///
+/// # Errors
+/// `Io` if another writer has locked it.
+pub(crate) fn lock_folder(path: &Path) -> Result<Option<File>> {
+    // Not everywhere can a folder be opened.
+    let Ok(folder) = File::open(path) else {
+        return Ok(None);
+    };
+    match folder.try_lock() {
+        Ok(()) => Ok(Some(folder)),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::io(
+            "lock",
+            path,
+            std::io::Error::new(
+                std::io::ErrorKind::ResourceBusy,
+                "another writer is at work in this folder; wait for it, or write parts and merge them",
+            ),
+        )),
+        Err(fs::TryLockError::Error(_)) => Ok(None),
     }
 }
 
@@ -240,6 +296,7 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
         folder_file
             .sync_all()
             .map_err(|e| Error::io("sync", folder, e))?;
+        record::sync_folder(folder);
     }
     Ok(())
 }

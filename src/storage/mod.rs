@@ -6,8 +6,12 @@ mod conformance;
 pub(crate) mod file;
 mod memory;
 pub(crate) mod mmap;
+pub(crate) mod record;
 
-pub(crate) use file::{FileSink, FileStorage, is_temporary_name, publish, read_file, sync_folder};
+pub(crate) use file::{
+    FileSink, FileStorage, create_folder, is_temporary_name, lock_folder, publish, read_file,
+    remove_file, sync_folder,
+};
 pub(crate) use memory::MemoryStorage;
 pub(crate) use mmap::MmapStorage;
 

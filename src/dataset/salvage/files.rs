@@ -215,7 +215,7 @@ impl Sources {
                 Ok((Arc::new(schema), bytes))
             }
             (None, Some(error), _) => Err(error),
-            (None, None, Some(error)) if !self.files.is_empty() || error.is_corrupt() => Err(error),
+            (None, None, Some(error)) if !error.is_io() => Err(error),
             _ => Err(Error::corrupt(
                 "dataset",
                 "a manifest or a shard whose header is intact",

@@ -16,7 +16,7 @@ use crate::format::schema::Schema;
 use crate::format::shard_id::ShardId;
 use crate::shard::recover::{self, Ends, Scan};
 use crate::shard::{Scratch, ShardFileWriter, ShardReader};
-use crate::storage::{self, FileSink, IoMode, Sink, Storage, publish};
+use crate::storage::{self, FileSink, IoMode, Sink, Storage, create_folder, lock_folder, publish};
 
 use super::merge::copy;
 use super::metadata;
@@ -125,7 +125,8 @@ pub fn salvage(
     let mut sources = Sources::find(source, unlisted)?;
     let schema = sources.schema()?;
     check_out(source, out)?;
-    fs::create_dir_all(out).map_err(|e| Error::io("create folder", out, e))?;
+    create_folder(out)?;
+    let _lock = lock_folder(out)?;
     let mut work = Work {
         out,
         schema,

@@ -11,8 +11,8 @@ use crate::format::forever::MANIFEST_NAME;
 use crate::format::schema::Schema;
 use crate::format::shard_id::ShardId;
 
-use super::ShardWriter;
 use super::files::random_id;
+use super::{Place, ShardWriter};
 
 /// Decoded bytes of a chunk unless asked otherwise.
 const CHUNK_BYTES: u64 = 1 << 20;
@@ -112,6 +112,9 @@ impl ShardWriterBuilder {
     /// `InvalidArgument` for a contradictory schema or if a dataset is there; `Io`.
     pub fn create(mut self, path: impl AsRef<Path>) -> Result<ShardWriter> {
         let path = path.as_ref();
+        // A schema that cannot be is refused before anything is made.
+        let schema = self.schema()?;
+        let place = Place::take(path)?;
         let exists = path.join(MANIFEST_NAME).exists();
         if exists && !self.overwrite {
             return Err(Error::invalid(
@@ -123,7 +126,6 @@ impl ShardWriterBuilder {
         if exists && let Ok(old) = Dataset::open(path) {
             replaced = old.shard_ids()?;
         }
-        let schema = self.schema()?;
         let reasons: Map<String, Value> = self
             .fields
             .iter()
@@ -133,7 +135,12 @@ impl ShardWriterBuilder {
             let tools = &mut self.metadata.tools;
             tools.insert(PLANNER.to_owned(), Value::Object(reasons));
         }
-        ShardWriter::start(self, path, schema, Vec::new(), replaced)
+        let created_folder = place.created_folder;
+        let started = ShardWriter::start(self, path, place, schema, Vec::new(), replaced);
+        if started.is_err() && created_folder {
+            std::fs::remove_dir(path).ok();
+        }
+        started
     }
 
     /// Starts to append to the dataset in the folder `path`. Fields may be left out; if given they must be those of
@@ -143,6 +150,9 @@ impl ShardWriterBuilder {
     /// `InvalidArgument` if fields differ; errors of [`Dataset::open`].
     pub fn append_to(mut self, path: impl AsRef<Path>) -> Result<ShardWriter> {
         let path = path.as_ref();
+        // Told without making a folder if there is none.
+        Dataset::open(path)?;
+        let place = Place::take(path)?;
         let dataset = Dataset::open(path)?;
         let schema = dataset.schema().clone();
         if !self.fields.is_empty() && self.schema()? != schema {
@@ -154,7 +164,7 @@ impl ShardWriterBuilder {
         self.metadata
             .add(dataset.metadata(), dataset.tool_metadata());
         let previous = dataset.shard_records()?;
-        ShardWriter::start(self, path, schema, previous, Vec::new())
+        ShardWriter::start(self, path, place, schema, previous, Vec::new())
     }
 
     /// Starts one of several parts of a dataset, in a new folder `path/part-<random>`: each process writes its own,

@@ -7,7 +7,7 @@ mod pipeline;
 pub use builder::ShardWriterBuilder;
 pub(crate) use files::mix;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -22,7 +22,7 @@ use crate::format::manifest::{Manifest, ShardRecord};
 use crate::format::schema::{Field, Kind, Schema};
 use crate::format::shard_id::ShardId;
 use crate::shard::{ChunkBlock, FieldBlock};
-use crate::storage::{publish, sync_folder};
+use crate::storage::{create_folder, lock_folder, publish, remove_file};
 use crate::tensor::TensorView;
 
 use super::inspect::FieldReport;
@@ -84,6 +84,27 @@ pub struct ShardWriter {
     /// How many of the sealed shards a manifest on disk lists.
     committed: usize,
     finished: bool,
+    /// Keeps other writers out.
+    #[expect(dead_code, reason = "held, not used")]
+    lock: Option<File>,
+}
+
+/// The folder of a dataset that is to be written.
+struct Place {
+    created_folder: bool,
+    lock: Option<File>,
+}
+
+impl Place {
+    /// Makes the folder if it is not there, and keeps other writers out of it.
+    fn take(path: &Path) -> Result<Self> {
+        let created_folder = !path.exists();
+        create_folder(path)?;
+        Ok(Self {
+            created_folder,
+            lock: lock_folder(path)?,
+        })
+    }
 }
 
 /// What was written.
@@ -121,6 +142,7 @@ impl ShardWriter {
     fn start(
         options: ShardWriterBuilder,
         path: &Path,
+        place: Place,
         schema: Schema,
         previous: Vec<ShardRecord>,
         replaced: Vec<ShardId>,
@@ -137,12 +159,10 @@ impl ShardWriter {
         check_workers(options.num_workers)?;
         let metadata = metadata::encode(&options.metadata)?;
         let schema_bytes = Arc::new(schema.encode()?);
-        let created_folder = !path.exists();
-        fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
-        if created_folder && let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty())
-        {
-            sync_folder(parent)?;
-        }
+        let Place {
+            created_folder,
+            lock,
+        } = place;
         let schema = Arc::new(schema);
         let shared = Arc::new(Shared::default());
         *shared
@@ -181,6 +201,7 @@ impl ShardWriter {
             created_folder,
             committed: 0,
             finished: false,
+            lock,
         };
         writer.reset_pending();
         Ok(writer)
@@ -422,9 +443,24 @@ impl ShardWriter {
             .clone();
         let shards: Vec<ShardRecord> = self.previous.iter().chain(&sealed).copied().collect();
         let bytes = Manifest::encode(&self.schema_bytes, &self.metadata, &shards, unfinished)?;
-        publish(&self.path.join(MANIFEST_NAME), &bytes)?;
-        self.committed = sealed.len();
-        Ok(())
+        let path = self.path.join(MANIFEST_NAME);
+        let published = publish(&path, &bytes);
+        let is_there = match &published {
+            Ok(()) => true,
+            // It may be in place, and only not durable: then its shards must stay.
+            Err(_) => match fs::read(&path) {
+                Ok(found) => found == bytes,
+                Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+            },
+        };
+        if is_there {
+            self.committed = sealed.len();
+        }
+        if published.is_err() {
+            // What failed once is not tried again: what the disk holds now is not known.
+            self.shared.failed.store(true, Ordering::Release);
+        }
+        published
     }
 
     /// Writes everything that is pending and commits the dataset: when this returns it is complete and durable.
@@ -439,7 +475,7 @@ impl ShardWriter {
         self.finished = true;
         for shard_id in &self.replaced {
             // A leftover that is in no manifest is harmless.
-            fs::remove_file(self.path.join(shard_id.file_name())).ok();
+            remove_file(&self.path.join(shard_id.file_name())).ok();
         }
         let sealed = self
             .shared
@@ -474,7 +510,7 @@ impl Drop for ShardWriter {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         for shard in sealed.iter().skip(self.committed) {
-            fs::remove_file(self.path.join(shard.shard_id.file_name())).ok();
+            remove_file(&self.path.join(shard.shard_id.file_name())).ok();
         }
         if self.created_folder && self.committed == 0 {
             // Only succeeds if the folder is empty.
