@@ -5,6 +5,8 @@
 )]
 #![allow(dead_code, reason = "every test binary uses some of these")]
 
+pub(crate) mod forge;
+
 use std::path::Path;
 
 use tensorshard::{

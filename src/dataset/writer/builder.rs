@@ -112,16 +112,11 @@ impl ShardWriterBuilder {
     /// `InvalidArgument` for a contradictory schema or if a dataset is there; `Io`.
     pub fn create(mut self, path: impl AsRef<Path>) -> Result<ShardWriter> {
         let path = path.as_ref();
-        // A schema that cannot be is refused before anything is made.
+        // Before anything is made; and again when no other writer can be at work.
+        let exists = self.may_create(path)?;
         let schema = self.schema()?;
         let place = Place::take(path)?;
-        let exists = path.join(MANIFEST_NAME).exists();
-        if exists && !self.overwrite {
-            return Err(Error::invalid(
-                "there is a dataset already; overwrite it or append to it (`--overwrite`, `--append`)",
-            )
-            .in_file(path));
-        }
+        let exists = self.may_create(path)? || exists;
         let mut replaced = Vec::new();
         if exists && let Ok(old) = Dataset::open(path) {
             replaced = old.shard_ids()?;
@@ -175,6 +170,18 @@ impl ShardWriterBuilder {
     pub fn part(self, path: impl AsRef<Path>) -> Result<ShardWriter> {
         let id = ShardId(random_id()?);
         self.create(path.as_ref().join(format!("part-{id}")))
+    }
+
+    /// Whether a dataset is there.
+    fn may_create(&self, path: &Path) -> Result<bool> {
+        let exists = path.join(MANIFEST_NAME).exists();
+        if exists && !self.overwrite {
+            return Err(Error::invalid(
+                "there is a dataset already; overwrite it or append to it (`--overwrite`, `--append`)",
+            )
+            .in_file(path));
+        }
+        Ok(exists)
     }
 
     fn schema(&self) -> Result<Schema> {
