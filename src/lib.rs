@@ -65,7 +65,9 @@ pub use format::schema::{Field, Kind, Schema};
 pub use format::shard_id::ShardId;
 #[cfg(feature = "tokio")]
 pub use loader::BatchStream;
-pub use loader::{Batches, Limit, Loader, LoaderBuilder, LoaderStats, Shuffle};
+pub use loader::{
+    Batches, Damaged, Limit, Loader, LoaderBuilder, LoaderStats, Shuffle, SkippedChunk,
+};
 pub use quant::{
     AbsErrorParams, AffineParams, Calibrator, CodebookParams, ErrorBound, Fp8Params, Granularity,
     MxFormat, MxParams, NonFinite, QuantParams, QuantSpec, Scales,

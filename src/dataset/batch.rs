@@ -1,5 +1,7 @@
 //! Batches: many samples in one buffer for each field, reference counted, ready to be handed over without a copy.
 
+mod retain;
+
 use std::sync::Arc;
 
 use bytes::Bytes;

@@ -13,6 +13,7 @@ use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::{RowRun, SlotShape};
 
 use super::Loader;
+use super::damaged::{SkippedChunk, Skips};
 use super::plan::{Entry, Planner, Recall, Visit};
 use super::prefetch::{ChunkShapes, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
 use super::sampler::ChunkPlace;
@@ -24,6 +25,7 @@ pub struct Batches {
     dataset: Dataset,
     layouts: Arc<[FieldLayout]>,
     options: Options,
+    skips: Arc<Skips>,
     /// `None` once the epoch has ended or failed.
     state: Option<State>,
     /// An error of the options, delivered first.
@@ -136,6 +138,7 @@ impl Batches {
                 round_bytes: 0,
                 ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
             },
+            skips: Arc::new(Skips::new(loader.options.damaged)),
             state: None,
             failed: None,
             num_batches: 0,
@@ -177,7 +180,12 @@ impl Batches {
         let num_batches = planner.num_batches();
         self.state = Some(State {
             planner,
-            workers: Workers::start(&self.dataset, &self.layouts, self.options.num_workers)?,
+            workers: Workers::start(
+                &self.dataset,
+                &self.layouts,
+                &self.skips,
+                self.options.num_workers,
+            )?,
             open: VecDeque::new(),
             first_open: 0,
             waiting: VecDeque::new(),
@@ -207,6 +215,11 @@ impl Batches {
                 .unwrap_or_default();
         }
         stats
+    }
+
+    /// The chunks that were left out so far, with [`super::Damaged::Skip`]: after the last batch, all of the epoch.
+    pub fn skipped(&self) -> Vec<SkippedChunk> {
+        self.skips.list()
     }
 
     /// Ends the threads, and hands the loader what happened.
@@ -264,7 +277,16 @@ impl Batches {
                 Err(error) => break Some(Err(error)),
             };
             match state.deliver(&context, self.delivered) {
-                Delivery::Batch(batch) => break Some(Ok(*batch)),
+                Delivery::Batch(mut batch) => {
+                    if let Some(kept) = self.skips.kept(&batch.sample_ids) {
+                        batch.retain(&kept, &self.layouts, &self.pool);
+                        if batch.is_empty() {
+                            self.delivered += 1;
+                            continue;
+                        }
+                    }
+                    break Some(Ok(*batch));
+                }
                 Delivery::Failed(error) => break Some(Err(error)),
                 Delivery::End => break None,
                 Delivery::NotYet if planned => continue,
@@ -329,7 +351,8 @@ impl Iterator for Batches {
         }
         let left = usize::try_from(self.num_batches - self.delivered).ok();
         // An error can end the iteration early, but not before it is delivered.
-        (left.unwrap_or(usize::MAX).min(1), left)
+        let least = usize::from(!self.skips.may_skip());
+        (left.unwrap_or(usize::MAX).min(least), left)
     }
 }
 

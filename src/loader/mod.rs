@@ -1,6 +1,7 @@
 //! [`Loader`]: the samples of a dataset as batches, decoded ahead by worker threads, in an order that only the dataset,
 //! the seed, the epoch and the order options decide.
 
+mod damaged;
 mod iter;
 mod keep;
 mod plan;
@@ -10,6 +11,7 @@ mod stats;
 #[cfg(feature = "tokio")]
 mod stream;
 
+pub use damaged::{Damaged, SkippedChunk};
 pub use iter::Batches;
 pub use sampler::Shuffle;
 pub use stats::{Limit, LoaderStats};
@@ -87,6 +89,7 @@ pub struct LoaderBuilder {
     memory_budget: u64,
     io: IoMode,
     verify_checksums: bool,
+    pub(super) damaged: Damaged,
 }
 
 impl Default for LoaderBuilder {
@@ -104,6 +107,7 @@ impl Default for LoaderBuilder {
             memory_budget: MEMORY_BUDGET,
             io: IoMode::Auto,
             verify_checksums: true,
+            damaged: Damaged::Error,
         }
     }
 }
@@ -180,6 +184,12 @@ impl LoaderBuilder {
     /// Whether checksums are compared before decoding. On by default; it costs little.
     pub fn verify_checksums(mut self, verify: bool) -> Self {
         self.verify_checksums = verify;
+        self
+    }
+
+    /// What happens to damaged chunks: an error, or they are skipped. Skipping needs checksums to be verified.
+    pub fn damaged(mut self, damaged: Damaged) -> Self {
+        self.damaged = damaged;
         self
     }
 

@@ -16,6 +16,7 @@ use crate::kernel::stream;
 use crate::pool::PooledBuffer;
 use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
 
+use super::damaged::{Skips, no_shapes};
 use super::sampler::ChunkPlace;
 
 /// The shapes of a chunk's samples, for each ragged field that is delivered.
@@ -117,6 +118,7 @@ impl Workers {
     pub(crate) fn start(
         dataset: &Dataset,
         layouts: &Arc<[FieldLayout]>,
+        skips: &Arc<Skips>,
         num_workers: usize,
     ) -> Result<Self> {
         check_workers(num_workers)?;
@@ -139,6 +141,7 @@ impl Workers {
             let worker = Worker {
                 dataset: dataset.clone(),
                 layouts: Arc::clone(layouts),
+                skips: Arc::clone(skips),
                 shapes: shapes_queue.clone(),
                 work: work_queue.clone(),
                 reports: report_sender.clone(),
@@ -220,6 +223,7 @@ impl std::fmt::Debug for Workers {
 struct Worker {
     dataset: Dataset,
     layouts: Arc<[FieldLayout]>,
+    skips: Arc<Skips>,
     shapes: Receiver<ShapesTask>,
     work: Receiver<Work>,
     reports: Sender<Report>,
@@ -263,8 +267,21 @@ impl Worker {
         report
     }
 
+    /// True if a chunk is damaged and to be left out.
+    fn skips(&mut self, place: ChunkPlace) -> Result<bool> {
+        self.skips
+            .skips(place, &self.dataset, &self.layouts, &mut self.scratch)
+    }
+
     fn learn_shapes(&mut self, task: &ShapesTask) -> Report {
         let work = || -> Result<Arc<ChunkShapes>> {
+            if self.skips(task.place)? {
+                let shapes = self.layouts.iter().map(|layout| {
+                    let shapes = || no_shapes(task.place, &self.dataset, layout);
+                    layout.is_ragged().then(shapes).transpose()
+                });
+                return Ok(Arc::new(shapes.collect::<Result<_>>()?));
+            }
             let shard = self.dataset.shard(task.place.shard)?;
             let chunk = shard.chunk(task.place.chunk, &mut self.scratch.io)?;
             let mut out = Vec::with_capacity(self.layouts.len());
@@ -304,6 +321,9 @@ impl Worker {
         let work = || -> Result<()> {
             #[cfg(test)]
             tests::maybe_panic(&self.dataset, place);
+            if self.skips(place)? {
+                return Ok(());
+            }
             let shard = self.dataset.shard(place.shard)?;
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
             let mut slots = TaskSlots {

@@ -340,6 +340,30 @@ impl ShardReader {
         Ok((entry, check))
     }
 
+    /// Compares the checksums of everything that is stored of a field in a chunk.
+    pub(crate) fn check_stored(&self, chunk: &Chunk, field: usize, io: &mut Vec<u8>) -> Result<()> {
+        let check = |io: &mut Vec<u8>| {
+            for (ordinal, stream) in (0u32..).zip(&chunk.header.streams) {
+                if usize::from(stream.field) != field {
+                    continue;
+                }
+                self.check_padding(chunk, stream, io)?;
+                let mut at = chunk.entry.offset + stream.offset;
+                for (piece, entry) in (0u32..).zip(chunk.header.stream_pieces(stream)) {
+                    self.stored_piece(chunk, ordinal, piece, at, io)?;
+                    at += u64::from(entry.stored_len);
+                }
+            }
+            Ok(())
+        };
+        self.still_there(check(io)).map_err(|e: Error| {
+            let spec = self.schema.fields().get(field);
+            e.in_file(self.path())
+                .in_chunk(u64::from(chunk.header.chunk))
+                .in_field(spec.map(|spec| spec.name().to_owned()).unwrap_or_default())
+        })
+    }
+
     /// Checks the padding in front of a stream, and after the last one.
     pub(crate) fn check_padding(
         &self,

@@ -1,0 +1,105 @@
+//! Takes samples out of a batch that is finished.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::pool::BufferPool;
+
+use super::{Batch, FieldBatch, FieldLayout, RaggedParts};
+
+impl Batch {
+    /// Keeps some of the samples, in their order; `layouts` are those of the fields.
+    pub(crate) fn retain(&mut self, keep: &[bool], layouts: &[FieldLayout], pool: &BufferPool) {
+        for (field, layout) in self.fields.iter_mut().zip(layouts) {
+            field.retain(keep, layout.scales.is_some(), pool);
+        }
+        let mut kept = keep.iter();
+        self.sample_ids
+            .retain(|_| kept.next().copied().unwrap_or(true));
+    }
+}
+
+impl FieldBatch {
+    fn retain(&mut self, keep: &[bool], own_scales: bool, pool: &BufferPool) {
+        let before = self.num_samples;
+        let after = keep.iter().filter(|&&keep| keep).count();
+        let rows = |bytes: &Bytes| {
+            let row = bytes.len().checked_div(before).unwrap_or(0);
+            gather(bytes, kept(keep).map(|i| i * row..(i + 1) * row), pool)
+        };
+        self.num_samples = after;
+        if own_scales {
+            self.scales = self.scales.as_ref().map(rows);
+            self.zero_points = self.zero_points.as_ref().map(rows);
+        }
+        let Some(parts) = &self.ragged else {
+            self.data = rows(&self.data);
+            self.shape[0] = after;
+            return;
+        };
+        let new = parts.retain(keep);
+        if parts.padded.is_some() {
+            self.data = rows(&self.data);
+            self.shape[0] = after;
+        } else {
+            let ranges = kept(keep).map(|i| parts.byte_offsets[i]..parts.byte_offsets[i + 1]);
+            self.data = gather(&self.data, ranges, pool);
+            // Entries of the first axis: whole rows, or elements.
+            let entries = new.offsets.last().copied().unwrap_or(0);
+            self.shape[0] = usize::try_from(entries).unwrap_or(0);
+        }
+        self.ragged = Some(Arc::new(new));
+    }
+}
+
+impl RaggedParts {
+    fn retain(&self, keep: &[bool]) -> Self {
+        let mut new = Self {
+            padded: self.padded.clone(),
+            variable: self.variable.clone(),
+            mask_shape: self.mask_shape.clone(),
+            ..Self::default()
+        };
+        let cells = self.mask.len().checked_div(keep.len()).unwrap_or(0);
+        let (mut entries, mut bytes) = (0, 0);
+        new.offsets.push(0);
+        new.byte_offsets.push(0);
+        for i in kept(keep) {
+            new.dims.extend_from_slice(self.shape(i));
+            new.ends.push(new.dims.len());
+            new.dtypes.extend(self.dtypes.get(i));
+            entries += self.offsets[i + 1] - self.offsets[i];
+            bytes += self.byte_offsets[i + 1] - self.byte_offsets[i];
+            new.offsets.push(entries);
+            new.byte_offsets.push(bytes);
+            new.mask
+                .extend_from_slice(&self.mask[i * cells..(i + 1) * cells]);
+        }
+        if let Some(samples) = new.mask_shape.first_mut() {
+            *samples = new.ends.len();
+        }
+        new
+    }
+}
+
+fn kept(keep: &[bool]) -> impl Iterator<Item = usize> + Clone + '_ {
+    (0..keep.len()).filter(|&i| keep[i])
+}
+
+/// Some ranges of `bytes`, one after the other, in a buffer of the pool.
+fn gather(
+    bytes: &Bytes,
+    ranges: impl Iterator<Item = std::ops::Range<usize>> + Clone,
+    pool: &BufferPool,
+) -> Bytes {
+    let total = ranges.clone().map(|range| range.len()).sum();
+    let mut buffer = pool.take(total);
+    let mut at = 0;
+    for range in ranges {
+        let to = at + range.len();
+        buffer.as_mut()[at..to].copy_from_slice(&bytes[range]);
+        at = to;
+    }
+    Bytes::from_owner(buffer)
+}
