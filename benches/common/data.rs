@@ -191,6 +191,79 @@ fn given(name: &str, len: usize) -> Option<Vec<u8>> {
     Some(bytes.iter().copied().cycle().take(len).collect())
 }
 
+/// What a model's weights look like: normal, of another deviation in every layer; f32 [1024].
+pub(crate) fn weights() -> Array {
+    let n = scaled(16_000);
+    let shape = vec![n, 1024];
+    let data = given("weights.f32", n * 4096).unwrap_or_else(|| {
+        let mut random = Random(4);
+        let values: Vec<f32> = (0..n * 1024)
+            .map(|i| {
+                let layer = (i >> 16) % 7 + 1;
+                0.02 * layer as f32 * random.normal()
+            })
+            .collect();
+        to_le_bytes(&values)
+    });
+    Array {
+        dtype: DType::F32,
+        shape,
+        data,
+    }
+}
+
+/// The same as bf16: the upper halves, rounded to nearest, ties to even.
+pub(crate) fn bf16_weights() -> Array {
+    let weights = weights();
+    let halves = weights.data.chunks_exact(4).flat_map(|x| {
+        let bits = u32::from_le_bytes([x[0], x[1], x[2], x[3]]);
+        let rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+        (rounded as u16).to_le_bytes()
+    });
+    Array {
+        dtype: DType::BF16,
+        data: halves.collect(),
+        shape: weights.shape,
+    }
+}
+
+/// Fields of a simulation: eight waves each, the shorter the weaker, within -1 to 1; f32, of this shape, in two or
+/// three dimensions.
+pub(crate) fn fields(n: usize, shape: &[usize]) -> Array {
+    const WAVES: usize = 8;
+    let mut random = Random(5);
+    let mut data = Vec::new();
+    let size = shape.iter().product();
+    for _ in 0..n {
+        let mut values = vec![0.0f32; size];
+        let mut total = 0.0;
+        for wave in 1..=WAVES {
+            let weight = 1.0 / wave as f32;
+            total += weight;
+            let steps: Vec<f32> = shape
+                .iter()
+                .map(|&len| random.unit() * wave as f32 * 6.3 / len as f32)
+                .collect();
+            let start = 3.2 * random.unit();
+            for (i, value) in values.iter_mut().enumerate() {
+                let (mut rest, mut phase) = (i, start);
+                for (step, &len) in steps.iter().zip(shape).rev() {
+                    phase += step * (rest % len) as f32;
+                    rest /= len;
+                }
+                *value += weight * phase.sin();
+            }
+        }
+        values.iter_mut().for_each(|x| *x /= total);
+        data.extend(to_le_bytes(&values));
+    }
+    Array {
+        dtype: DType::F32,
+        shape: std::iter::once(n).chain(shape.iter().copied()).collect(),
+        data,
+    }
+}
+
 /// White f32 [384].
 pub(crate) fn embeddings() -> Array {
     floats(scaled(50_000), &[384], 3, 0.0)

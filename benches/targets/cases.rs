@@ -14,6 +14,7 @@ use crate::common::copies::Copies;
 use crate::common::data::photos_of;
 use crate::common::{Array, Random, embeddings, field, labels, latents, photos, scaled};
 use crate::datasets::{codec, dataset, many_shards, stored, written};
+use crate::encodings::encodings;
 use crate::process::{cost_of_open, page_faults, peak_of_epoch};
 use crate::report::{Report, Target};
 
@@ -42,7 +43,7 @@ impl Default for Bench {
 }
 
 impl Bench {
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         self.folder.as_deref().expect("a folder")
     }
 }
@@ -56,6 +57,7 @@ pub(crate) const CASES: &[(&str, Case)] = &[
     ("embeddings", small_samples),
     ("labels", labels_alone),
     ("codecs", decoders),
+    ("encodings", encodings),
     ("exact", exact_shuffle),
     ("get", random_access),
     ("open", opening),
@@ -64,7 +66,7 @@ pub(crate) const CASES: &[(&str, Case)] = &[
     ("writer", writing),
 ];
 
-fn at_least(must: f64, aim: f64) -> Target {
+pub(crate) fn at_least(must: f64, aim: f64) -> Target {
     Target::AtLeast { must, aim }
 }
 
@@ -78,7 +80,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Something that is measured: its speed, round by round, in bytes (or things) a second.
-struct Subject<'a> {
+pub(crate) struct Subject<'a> {
     run: Box<dyn FnMut() -> f64 + 'a>,
     speeds: Vec<f64>,
 }
@@ -91,23 +93,23 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn speed(&self) -> f64 {
+    pub(crate) fn speed(&self) -> f64 {
         median(self.speeds.clone())
     }
 
-    fn gb(&self) -> String {
+    pub(crate) fn gb(&self) -> String {
         format!("{:.2}", self.speed() / 1e9)
     }
 
     /// The median of the ratios of the rounds.
-    fn over(&self, other: &Self) -> f64 {
+    pub(crate) fn over(&self, other: &Self) -> f64 {
         let ratios = self.speeds.iter().zip(&other.speeds).map(|(a, b)| a / b);
         median(ratios.collect())
     }
 }
 
 /// Measures all in turn, after one run to warm up.
-fn take_turns<'a, const N: usize>(
+pub(crate) fn take_turns<'a, const N: usize>(
     bench: &Bench,
     mut subjects: [Subject<'a>; N],
 ) -> [Subject<'a>; N] {
@@ -165,7 +167,7 @@ impl Consumer {
 }
 
 /// Bytes a second of whole epochs, at least [`measured_bytes`].
-fn epochs<'a>(path: &Path, builder: LoaderBuilder, batch_size: usize) -> Subject<'a> {
+pub(crate) fn epochs<'a>(path: &Path, builder: LoaderBuilder, batch_size: usize) -> Subject<'a> {
     let loader = builder.open(path).expect("a dataset");
     let mut consumer = Consumer::default();
     Subject::new(move || {
@@ -186,11 +188,11 @@ fn per_second(run: impl FnOnce(usize) -> Duration) -> f64 {
 }
 
 /// Memcpys of as many bytes: alone, and two at the same time.
-fn copies(batch_bytes: usize, source: usize) -> Copies {
+pub(crate) fn copies(batch_bytes: usize, source: usize) -> Copies {
     Copies::new(batch_bytes, source, ROTATING / batch_bytes)
 }
 
-fn one(copies: &std::cell::RefCell<Copies>) -> Subject<'_> {
+pub(crate) fn one(copies: &std::cell::RefCell<Copies>) -> Subject<'_> {
     Subject::new(|| per_second(|total| copies.borrow_mut().run(total)))
 }
 
@@ -198,7 +200,7 @@ fn two(copies: &std::cell::RefCell<Copies>) -> Subject<'_> {
     Subject::new(|| per_second(|total| copies.borrow_mut().run_two(total)))
 }
 
-fn workers(n: usize) -> LoaderBuilder {
+pub(crate) fn workers(n: usize) -> LoaderBuilder {
     Loader::builder().num_workers(n)
 }
 
@@ -275,7 +277,15 @@ fn stored_photos(bench: &Bench, report: &mut Report) {
 
 /// int8 with a scale for each index of the first axis.
 fn int8_per_channel(array: &Array) -> QuantSpec {
-    let spec = QuantSpec::int8().per_channel(0);
+    calibrated(QuantSpec::int8().per_channel(0), array)
+}
+
+/// int8 with one scale.
+pub(crate) fn int8_per_tensor(array: &Array) -> QuantSpec {
+    calibrated(QuantSpec::int8().per_tensor(), array)
+}
+
+fn calibrated(spec: QuantSpec, array: &Array) -> QuantSpec {
     let mut calibrator =
         Calibrator::new(&spec, array.dtype, array.sample_shape()).expect("a calibrator");
     calibrator.observe(&array.data).expect("values");
@@ -689,38 +699,61 @@ fn faults(bench: &Bench, report: &mut Report) {
 }
 
 /// In memory where the system has a folder for that: it is encoding that shall scale, not the disk.
-fn writing(bench: &Bench, report: &mut Report) {
+/// A folder in memory if there is one.
+fn scratch_folder(bench: &Bench) -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     let folder = if memory.is_dir() {
         tempfile::tempdir_in(memory)
     } else {
         tempfile::tempdir_in(bench.folder())
     };
-    let folder = folder.expect("a temporary folder");
+    folder.expect("a temporary folder")
+}
+
+/// Bytes a second that `num_workers` write, `times` times the array.
+fn write(path: &Path, array: &Array, spec: FieldSpec, num_workers: usize, times: usize) -> f64 {
+    let builder = ShardWriter::builder()
+        .num_workers(num_workers)
+        .overwrite(true)
+        .field(spec);
+    let start = Instant::now();
+    let mut writer = builder.create(path).expect("a writer");
+    let view = TensorView::new(array.dtype, &array.shape, &array.data).expect("a view");
+    for _ in 0..times {
+        writer.extend(&[("x", view)]).expect("samples");
+    }
+    writer.finish().expect("a dataset");
+    (times * array.data.len()) as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Bytes a second that one worker writes.
+pub(crate) fn speed_of_writing(
+    bench: &Bench,
+    array: &Array,
+    encode: fn(FieldSpec) -> FieldSpec,
+) -> f64 {
+    let folder = scratch_folder(bench);
+    let path = folder.path().join("written");
+    let subject = Subject::new(|| write(&path, array, encode(field(array)), 1, 4));
+    let [subject] = take_turns(bench, [subject]);
+    subject.speed()
+}
+
+fn writing(bench: &Bench, report: &mut Report) {
+    let folder = scratch_folder(bench);
     let int8 = || Some(QuantSpec::int8());
     for (name, array, codec_name, quant, times) in [
         ("photos, snappy", photos(), "snappy", None, 1),
         ("photos, zstd:3", photos(), "zstd:3", None, 1),
         ("latents, int8, snappy", latents(), "snappy", int8(), 4),
     ] {
+        let path = folder.path().join("written");
         let write = |num_workers: usize| {
             let mut spec = field(&array).codec(codec(codec_name));
             if let Some(quant) = &quant {
                 spec = spec.quantize(quant.clone());
             }
-            let path = folder.path().join("written");
-            let builder = ShardWriter::builder()
-                .num_workers(num_workers)
-                .overwrite(true)
-                .field(spec);
-            let start = Instant::now();
-            let mut writer = builder.create(&path).expect("a writer");
-            let view = TensorView::new(array.dtype, &array.shape, &array.data).expect("a view");
-            for _ in 0..times {
-                writer.extend(&[("x", view)]).expect("samples");
-            }
-            writer.finish().expect("a dataset");
-            (times * array.data.len()) as f64 / start.elapsed().as_secs_f64()
+            write(&path, &array, spec, num_workers, times)
         };
         let subjects = [Subject::new(|| write(1)), Subject::new(|| write(2))];
         let [one, two] = &take_turns(bench, subjects);

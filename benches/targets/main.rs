@@ -4,7 +4,7 @@
 //! the rounds. Copies and loader write to as many bytes of rotating buffers, more than caches hold: the consumer keeps
 //! its last batches, so that the pool hands out buffers that have left the cache, as a training step would see to.
 //!
-//! Options: words that select cases (`photos latents embeddings labels codecs exact get open memory faults writer`), `--json`,
+//! Options: words that select cases (`photos latents embeddings labels codecs encodings exact get open memory faults writer`), `--json`,
 //! `--rounds N`, `--datasets FOLDER` (keeps the datasets there, for the next run; made anew if the folder is empty).
 #![expect(
     clippy::expect_used,
@@ -17,6 +17,7 @@ mod cases;
 #[path = "../common/mod.rs"]
 mod common;
 mod datasets;
+mod encodings;
 mod process;
 mod report;
 

@@ -1,6 +1,7 @@
 //! What the system knows about a process: its anonymous memory and its page faults. Memory is measured in a process of
 //! its own, so that nothing freed before is reused.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,10 +34,14 @@ pub(crate) fn page_faults() -> u64 {
     number(7) + number(9)
 }
 
-/// Runs this program again to do `task`; the number it prints.
-fn in_a_child(task: &[&str], path: &Path) -> Vec<f64> {
+/// Runs this program again to do `task`, with `level` of instructions if it is not empty; the numbers it prints.
+fn in_a_child_at(level: &str, task: &[&str], path: &Path) -> Vec<f64> {
     let program = std::env::current_exe().expect("this program");
-    let output = Command::new(program)
+    let mut command = Command::new(program);
+    if !level.is_empty() {
+        command.env("TENSORSHARD_SIMD", level);
+    }
+    let output = command
         .arg("--child")
         .args(task)
         .arg(path)
@@ -47,6 +52,15 @@ fn in_a_child(task: &[&str], path: &Path) -> Vec<f64> {
     text.split_whitespace()
         .map(|x| x.parse().expect("numbers"))
         .collect()
+}
+
+fn in_a_child(task: &[&str], path: &Path) -> Vec<f64> {
+    in_a_child_at("", task, path)
+}
+
+/// Bytes a second of epochs with one worker, in a process that uses this level of instructions at most: the median.
+pub(crate) fn speed_at_level(level: &str, path: &Path, batch_size: usize) -> f64 {
+    in_a_child_at(level, &["speed", &batch_size.to_string()], path)[0]
 }
 
 /// The most anonymous bytes of a process that iterates slowly, then fast, with this budget.
@@ -65,6 +79,10 @@ pub(crate) fn child(args: &[String]) {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         ["epoch", shuffle, budget, path] => epoch(Path::new(path), shuffle, budget),
+        ["speed", batch_size, path] => {
+            let batch_size = batch_size.parse().expect("a number");
+            println!("{}", median_speed(Path::new(path), batch_size));
+        }
         ["open", path] => {
             let before = anonymous();
             let start = Instant::now();
@@ -76,6 +94,33 @@ pub(crate) fn child(args: &[String]) {
         }
         _ => eprintln!("no such task: {words:?}"),
     }
+}
+
+/// Batches that are kept, as a training step keeps some.
+const KEPT: usize = 8;
+
+fn median_speed(path: &Path, batch_size: usize) -> f64 {
+    let loader = Loader::builder().num_workers(1);
+    let loader = loader.open(path).expect("a dataset");
+    let mut speeds: Vec<f64> = (0..6)
+        .map(|_| {
+            let (mut bytes, mut kept) = (0, VecDeque::new());
+            let start = Instant::now();
+            for batch in loader.batches(batch_size) {
+                let batch = batch.expect("a batch");
+                bytes += batch.num_bytes();
+                kept.push_back(batch);
+                if kept.len() > KEPT {
+                    kept.pop_front();
+                }
+            }
+            bytes as f64 / start.elapsed().as_secs_f64()
+        })
+        .collect();
+    // The first one warms up.
+    speeds.remove(0);
+    speeds.sort_by(f64::total_cmp);
+    speeds[speeds.len() / 2]
 }
 
 fn epoch(path: &Path, shuffle: &str, budget: &str) {

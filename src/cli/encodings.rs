@@ -44,7 +44,7 @@ pub(crate) struct EncodingArgs {
     /// fields.
     #[arg(long, value_name = "SPLIT")]
     split: Vec<String>,
-    /// none, snappy (the default), deflate, gzip, lz4, zstd, huffman or lzo (if built in), with a level as in zstd:3. With a split one for each
+    /// none, snappy (the default), deflate, gzip, lz4, zstd, prefix, huffman or lzo (if built in), with a level as in zstd:3. With a split one for each
     /// plane, the most significant first, with commas; the last one is for all planes that follow, and fields that are
     /// not split keep theirs.
     #[arg(long, value_name = "SPEC")]
