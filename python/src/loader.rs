@@ -1,0 +1,346 @@
+//! `Loader` and its iterator.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use tensorshard::{FieldOutput, IoMode, LoaderBuilder, LoaderStats, Ragged, Shuffle};
+
+use crate::batch::{Delivery, RaggedAs};
+use crate::dtype;
+use crate::error::{forked, invalid, raise};
+use crate::field::{self, entry};
+use crate::fork::Local;
+
+/// How long a wait may keep a signal waiting.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// A dataset's samples in batches.
+#[pyclass(frozen, module = "tensorshard._tensorshard")]
+pub(crate) struct Loader {
+    path: PathBuf,
+    options: LoaderBuilder,
+    delivery: Arc<Delivery>,
+    /// Opened again in a forked process.
+    open: Mutex<Local<tensorshard::Loader>>,
+}
+
+fn shuffle_of(text: &str, window: Option<u32>) -> PyResult<Shuffle> {
+    match (text, window) {
+        ("windowed", Some(window)) => Ok(Shuffle::Windowed { window }),
+        ("windowed", None) => Ok(Shuffle::windowed()),
+        (_, Some(_)) => Err(invalid("shuffle_window is for the windowed shuffle")),
+        ("none", None) => Ok(Shuffle::None),
+        ("exact", None) => Ok(Shuffle::Exact),
+        _ => Err(invalid(format!(
+            "{text:?} is no shuffle; they are none, windowed and exact"
+        ))),
+    }
+}
+
+pub(crate) fn io_of(text: &str) -> PyResult<IoMode> {
+    match text {
+        "auto" => Ok(IoMode::Auto),
+        "mmap" => Ok(IoMode::Mmap),
+        "read" => Ok(IoMode::Read),
+        _ => Err(invalid(format!(
+            "{text:?} is no way to read; they are auto, mmap and read"
+        ))),
+    }
+}
+
+fn ragged_of(text: &str) -> PyResult<RaggedAs> {
+    match text {
+        "list" => Ok(RaggedAs::List),
+        "concatenated" => Ok(RaggedAs::Concatenated),
+        "padded" => Ok(RaggedAs::Padded),
+        _ => Err(invalid(format!(
+            "{text:?} is no form of ragged fields; they are list, concatenated and padded"
+        ))),
+    }
+}
+
+/// One field's output, from a dict of `dtype`, `ragged`, `normalize`.
+fn output_of(dict: &Bound<'_, PyDict>) -> PyResult<(FieldOutput, Option<RaggedAs>)> {
+    let mut output = FieldOutput::new();
+    if let Some(name) = entry::<String>(dict, "dtype")? {
+        output = output.dtype(dtype::parse(&name)?);
+    }
+    let ragged: Option<String> = entry(dict, "ragged")?;
+    let ragged = ragged.map(|text| ragged_of(&text)).transpose()?;
+    if ragged == Some(RaggedAs::Padded) {
+        output = output.ragged(Ragged::Padded);
+    }
+    type Normalize = (f64, Vec<f64>, Vec<f64>, usize);
+    if let Some((scale, mean, std, axis)) = entry::<Normalize>(dict, "normalize")? {
+        output = output.normalize(scale, &mean, &std, axis);
+    }
+    Ok((output, ragged))
+}
+
+impl Loader {
+    /// The loader of this process.
+    fn current(&self, py: Python<'_>) -> PyResult<tensorshard::Loader> {
+        // Held only with the interpreter's lock, so that no fork can come in between.
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loader) = open.get() {
+            return Ok(loader.clone());
+        }
+        let (options, path) = (self.options.clone(), &self.path);
+        let loader = py.detach(|| options.open(path)).map_err(raise)?;
+        *open = Local::new(loader.clone());
+        Ok(loader)
+    }
+}
+
+#[pymethods]
+impl Loader {
+    #[new]
+    #[pyo3(signature = (
+        path, *, fields=None, outputs=None, dtype=None, shuffle="none", shuffle_window=None, seed=0, drop_last=false,
+        num_workers=0, prefetch=None, memory_budget=None, io="auto", verify_checksums=true, ragged="list",
+        quantized=false, dlpack=false, sample_ids=false
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords")]
+    fn new(
+        py: Python<'_>,
+        path: PathBuf,
+        fields: Option<Vec<String>>,
+        outputs: Option<Vec<(String, Bound<'_, PyDict>)>>,
+        dtype: Option<&str>,
+        shuffle: &str,
+        shuffle_window: Option<u32>,
+        seed: u64,
+        drop_last: bool,
+        num_workers: usize,
+        prefetch: Option<usize>,
+        memory_budget: Option<u64>,
+        io: &str,
+        verify_checksums: bool,
+        ragged: &str,
+        quantized: bool,
+        dlpack: bool,
+        sample_ids: bool,
+    ) -> PyResult<Self> {
+        let mut options = LoaderBuilder::default()
+            .shuffle(shuffle_of(shuffle, shuffle_window)?)
+            .seed(seed)
+            .drop_last(drop_last)
+            .num_workers(num_workers)
+            .io(io_of(io)?)
+            .verify_checksums(verify_checksums);
+        if let Some(fields) = fields {
+            options = options.fields(fields);
+        }
+        if let Some(name) = dtype {
+            options = options.dtype(dtype::parse(name)?);
+        }
+        if let Some(batches) = prefetch {
+            options = options.prefetch(batches);
+        }
+        if let Some(bytes) = memory_budget {
+            options = options.memory_budget(bytes);
+        }
+        let ragged = ragged_of(ragged)?;
+        let mut own: Vec<(String, Option<RaggedAs>)> = Vec::new();
+        for (name, dict) in outputs.unwrap_or_default() {
+            let (output, as_asked) = output_of(&dict)?;
+            options = options.output(name.clone(), output);
+            own.push((name, as_asked));
+        }
+        let first = options.clone();
+        let loader = py.detach(|| first.open(&path)).map_err(raise)?;
+        // What depends on the fields.
+        let mut again = false;
+        let mut forms = Vec::new();
+        for field in loader.dataset().fields() {
+            let mine = own.iter().find(|(name, _)| name == field.name());
+            let asked = mine.and_then(|(_, ragged)| *ragged);
+            let is_tensor = field.kind() == tensorshard::Kind::Tensor;
+            let mut scales = None;
+            if mine.is_none() {
+                scales = if quantized {
+                    field::scale_shape(field)
+                } else {
+                    None
+                };
+                if scales.is_some() {
+                    options = options.output(field.name(), FieldOutput::new().quantized());
+                    again = true;
+                } else if ragged == RaggedAs::Padded && field.is_ragged() && is_tensor {
+                    let padded = FieldOutput::new().ragged(Ragged::Padded);
+                    options = options.output(field.name(), padded);
+                    again = true;
+                }
+            }
+            forms.push((field, asked.unwrap_or(ragged), scales));
+        }
+        let delivery = Delivery::new(py, forms.into_iter(), dlpack, sample_ids)?;
+        let loader = if again {
+            options
+                .clone()
+                .open_dataset(loader.dataset())
+                .map_err(raise)?
+        } else {
+            loader
+        };
+        Ok(Self {
+            path,
+            options,
+            delivery: Arc::new(delivery),
+            open: Mutex::new(Local::new(loader)),
+        })
+    }
+
+    #[getter]
+    fn num_samples(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.current(py)?.num_samples())
+    }
+
+    fn num_batches(&self, py: Python<'_>, batch_size: usize) -> PyResult<u64> {
+        Ok(self.current(py)?.num_batches(batch_size))
+    }
+
+    /// The fields that are delivered.
+    fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let loader = self.current(py)?;
+        let list = PyList::empty(py);
+        for field in loader.dataset().fields() {
+            list.append(field::describe(py, field)?)?;
+        }
+        Ok(list)
+    }
+
+    /// For each field that is delivered quantized what `dequantize` must know.
+    fn quantization<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let loader = self.current(py)?;
+        let dict = PyDict::new(py);
+        for name in self.delivery.quantized(py) {
+            let field = loader.dataset().schema().field(&name).map_err(raise)?;
+            dict.set_item(&name, field::quantization(py, field)?)?;
+        }
+        Ok(dict)
+    }
+
+    /// One epoch.
+    fn batches(&self, py: Python<'_>, batch_size: usize, epoch: u64) -> PyResult<Batches> {
+        let mut loader = self.current(py)?;
+        loader.set_epoch(epoch);
+        let batches = py.detach(|| loader.batches(batch_size));
+        Ok(Batches {
+            batches: Local::new(Mutex::new(Some(batches))),
+            delivery: Arc::clone(&self.delivery),
+        })
+    }
+
+    /// What happened in the iterations that have ended.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        stats_dict(py, &self.current(py)?.stats())
+    }
+}
+
+/// The batches of one epoch, as dicts.
+#[pyclass(frozen, module = "tensorshard._tensorshard")]
+pub(crate) struct Batches {
+    batches: Local<Mutex<Option<tensorshard::Batches>>>,
+    delivery: Arc<Delivery>,
+}
+
+#[pymethods]
+impl Batches {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let batches = self.batches.get().ok_or_else(|| forked("iterator"))?;
+        loop {
+            let step = py.detach(|| {
+                let mut batches = batches.lock().unwrap_or_else(PoisonError::into_inner);
+                let step = batches
+                    .as_mut()
+                    .map_or(Poll::Ready(None), |batches| batches.next_timeout(SLICE));
+                if matches!(step, Poll::Ready(None | Some(Err(_)))) {
+                    *batches = None;
+                }
+                step
+            });
+            match step {
+                Poll::Pending => py.check_signals()?,
+                Poll::Ready(None) => return Ok(None),
+                Poll::Ready(Some(Ok(batch))) => return self.delivery.dict(py, batch).map(Some),
+                Poll::Ready(Some(Err(error))) => return Err(raise(error)),
+            }
+        }
+    }
+
+    /// Ends the threads; the iteration is over.
+    fn close(&self, py: Python<'_>) {
+        if let Some(batches) = self.batches.get() {
+            py.detach(|| {
+                let ended = batches
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take();
+                drop(ended);
+            });
+        }
+    }
+
+    /// What happened so far.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let batches = self.batches.get().ok_or_else(|| forked("iterator"))?;
+        let stats = py.detach(|| {
+            let batches = batches.lock().unwrap_or_else(PoisonError::into_inner);
+            batches.as_ref().map(tensorshard::Batches::stats)
+        });
+        stats_dict(py, &stats.unwrap_or_default())
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        if let Some(batches) = self.batches.take() {
+            // Threads end within a chunk; others may go on meanwhile.
+            Python::attach(|py| py.detach(|| drop(batches)));
+        }
+    }
+}
+
+fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    let counts = [
+        ("batches", stats.batches),
+        ("samples", stats.samples),
+        ("bytes", stats.bytes),
+        ("chunks", stats.chunks),
+        ("stored_bytes", stats.stored_bytes),
+        ("decoded_bytes", stats.decoded_bytes),
+        ("num_workers", stats.num_workers),
+        ("pool_hits", stats.pool_hits),
+        ("pool_misses", stats.pool_misses),
+        ("peak_batch_bytes", stats.peak_batch_bytes),
+    ];
+    for (name, count) in counts {
+        dict.set_item(name, count)?;
+    }
+    let seconds = [
+        ("elapsed", stats.elapsed),
+        ("consumer_wait", stats.consumer_wait),
+        ("first_batch_wait", stats.first_batch_wait),
+        ("budget_wait", stats.budget_wait),
+        ("planning", stats.planning),
+        ("worker_busy", stats.worker_busy),
+        ("worker_reading", stats.worker_reading),
+        ("worker_idle", stats.worker_idle),
+    ];
+    for (name, time) in seconds {
+        dict.set_item(name, time.as_secs_f64())?;
+    }
+    dict.set_item("limit", stats.limit().name())?;
+    dict.set_item("why", stats.why())?;
+    Ok(dict)
+}

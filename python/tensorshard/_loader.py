@@ -1,0 +1,229 @@
+"""`Loader`: the samples of a dataset as batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from . import _tensorshard
+from ._dtypes import dtype_name
+from ._errors import InvalidArgumentError
+from ._outputs import Convert, convert_batch, converter
+
+Batch = dict[str, Any]
+
+
+class Batches(Iterator[Batch]):
+    """The batches of one epoch. Threads decode ahead until it ends, is closed, or is dropped."""
+
+    def __init__(self, native: _tensorshard.Batches, convert: Convert, epoch: int) -> None:
+        self._native = native
+        self._convert = convert
+        #: The epoch.
+        self.epoch = epoch
+
+    def __iter__(self) -> Batches:
+        return self
+
+    def __next__(self) -> Batch:
+        return convert_batch(self._native.__next__(), self._convert)
+
+    def close(self) -> None:
+        """Ends the threads; the iteration is over."""
+        self._native.close()
+
+    def stats(self) -> dict[str, Any]:
+        """What happened so far: counts, bytes, seconds, and under `why` what the loop waits for."""
+        return self._native.stats()
+
+
+class Loader:
+    """Delivers the samples of a dataset in batches, decoded ahead by native threads.
+
+    A batch is a dict from field names to arrays whose first axis counts samples. The arrays are views of the memory
+    that was decoded into: nothing is copied, and the memory is used again when the last view is gone.
+
+    Every `iter(loader)` begins an epoch: the first is `epoch`, each that follows is the next one, and the order of
+    samples is another in each. `set_epoch` chooses the next one. The order depends on the data, the seed, the epoch and
+    the options of the shuffle, and on nothing else.
+
+    Args:
+        path: The dataset's folder, or one shard.
+        batch_size: Samples of a batch.
+        shuffle: False or `"none"`; True or `"windowed"`: chunks in random order, their samples mixed within
+            `shuffle_window` chunks; `"exact"`: uniform over all samples.
+        seed: The seed of the order.
+        epoch: The first epoch.
+        fields: Only these fields, in this order; the others are never read.
+        dtype: The dtype of all float fields without an output of their own: f32, f16, bf16 or f64.
+        drop_last: Leave out the last batch if it is short.
+        output: What arrays are: `"numpy"`, `"torch"`, `"jax"`, `"tensorflow"` or `"dlpack"`.
+        outputs: For single fields a dict with any of `dtype`, `ragged`, and `normalize=(scale, mean, std, axis)`, which
+            delivers u8 values x as (x * scale - mean) / std.
+        ragged: What fields whose shapes vary are: `"list"` (an array for each sample), `"concatenated"` (one array,
+            and under `NAME.offsets` where samples start) or `"padded"` (one array, and under `NAME.mask` what of it
+            is values).
+        dequantize: `"cpu"`, or `"device"`: quantized fields come as codes with `NAME.scale` and `NAME.zero_point`, for
+            `tensorshard.torch.dequantize`.
+        sample_ids: Batches have their samples' indices under `sample_ids`.
+        pin_memory: With output `"torch"` where CUDA is there: batches in pinned memory.
+        shuffle_window: Chunks that are mixed with each other, 32 unless given.
+        num_workers: Threads that decode; 0 for one per core. Never changes the order.
+        prefetch: Batches that are decoded ahead, 8 unless given. Never changes the order.
+        memory_budget: Bytes that open batches may take, 1 GiB unless given. Never changes the order.
+        io: How files are read: `"auto"`, `"mmap"` or `"read"`.
+        verify_checksums: Compare checksums before decoding.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        batch_size: int = 64,
+        shuffle: bool | str = False,
+        seed: int = 0,
+        epoch: int = 0,
+        fields: Sequence[str] | None = None,
+        dtype: Any = None,
+        drop_last: bool = False,
+        *,
+        output: str = "numpy",
+        outputs: Mapping[str, Mapping[str, Any]] | None = None,
+        ragged: str = "list",
+        dequantize: str = "cpu",
+        sample_ids: bool = False,
+        pin_memory: bool = False,
+        shuffle_window: int | None = None,
+        num_workers: int = 0,
+        prefetch: int | None = None,
+        memory_budget: int | None = None,
+        io: str = "auto",
+        verify_checksums: bool = True,
+    ) -> None:
+        # Kept to be pickled: a process that is spawned opens the dataset anew.
+        self._arguments: dict[str, Any] = {
+            name: value for name, value in locals().items() if name not in ("self", "__class__")
+        }
+        self._arguments["path"] = os.fspath(path)
+        if isinstance(fields, str):
+            raise InvalidArgumentError(f"fields is a list of names: write fields=[{fields!r}]")
+        if dequantize not in ("cpu", "device"):
+            raise InvalidArgumentError(f'dequantize is "cpu" or "device", not {dequantize!r}')
+        if batch_size < 1:
+            raise InvalidArgumentError("batch_size is at least 1")
+        if isinstance(shuffle, bool):
+            shuffle = "windowed" if shuffle else "none"
+        own = []
+        for name, options in (outputs or {}).items():
+            unknown = set(options) - {"dtype", "ragged", "normalize"}
+            if unknown:
+                raise InvalidArgumentError(
+                    f"outputs[{name!r}] has no option {sorted(unknown)[0]!r}; they are dtype, ragged and normalize"
+                )
+            own.append((name, _output(options)))
+        self._convert = converter(output, pin_memory)
+        self._native = _tensorshard.Loader(
+            os.fspath(path),
+            fields=None if fields is None else list(fields),
+            outputs=own,
+            dtype=None if dtype is None else dtype_name(dtype),
+            shuffle=shuffle,
+            shuffle_window=shuffle_window,
+            seed=seed,
+            drop_last=drop_last,
+            num_workers=num_workers,
+            prefetch=prefetch,
+            memory_budget=memory_budget,
+            io=io,
+            verify_checksums=verify_checksums,
+            ragged=ragged,
+            quantized=dequantize == "device",
+            dlpack=output != "numpy",
+            sample_ids=sample_ids,
+        )
+        self._batch_size = batch_size
+        self._next_epoch = epoch
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch."""
+        return self._batch_size
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of an epoch."""
+        return self._native.num_samples
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        """What each field is: name, kind, dtype, shape (None for a dim that varies) and encoding."""
+        return self._native.fields()
+
+    @property
+    def quantization(self) -> dict[str, dict[str, Any]]:
+        """What `tensorshard.torch.dequantize` must know of the fields that come quantized."""
+        return self._native.quantization()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the next iteration."""
+        return self._next_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next iteration; those that follow count on from it."""
+        self._next_epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return self._native.num_batches(self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch = self._next_epoch
+        native = self._native.batches(self._batch_size, epoch)
+        self._next_epoch = epoch + 1
+        if self._convert is None:
+            return native
+        return Batches(native, self._convert, epoch)
+
+    def stats(self) -> dict[str, Any]:
+        """What happened in the iterations that have ended: counts, bytes, seconds, and under `why` one sentence on
+        what the training loop waited for."""
+        return self._native.stats()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing has to be closed: threads belong to iterators, and end with them. For `with` statements."""
+
+    def __reduce__(self) -> Any:
+        arguments = dict(self._arguments, epoch=self._next_epoch)
+        return _open, (type(self), arguments)
+
+    def __repr__(self) -> str:
+        names = ", ".join(field["name"] for field in self.fields)
+        return (
+            f"Loader({self._arguments['path']!r}, batch_size={self._batch_size}): "
+            f"{self.num_samples} samples of {names}, {len(self)} batches"
+        )
+
+
+def _open(cls: type[Loader], arguments: dict[str, Any]) -> Loader:
+    return cls(**arguments)
+
+
+def _output(options: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(options)
+    if out.get("dtype") is not None:
+        out["dtype"] = dtype_name(out["dtype"])
+    if out.get("normalize") is not None:
+        scale, mean, std, axis = out["normalize"]
+
+        def floats(values: Any) -> list[float]:
+            return [float(x) for x in values] if hasattr(values, "__iter__") else [float(values)]
+
+        out["normalize"] = (float(scale), floats(mean), floats(std), int(axis))
+    return out
