@@ -73,6 +73,15 @@ pub enum ErrorKind {
         /// The panic message.
         message: String,
     },
+    /// The state of a loader that is of another dataset, or of other options.
+    StateMismatch {
+        /// What differs.
+        what: Cow<'static, str>,
+        /// In the state.
+        state: String,
+        /// In the loader.
+        loader: String,
+    },
 }
 
 /// Where it went wrong, as far as known.
@@ -133,6 +142,18 @@ impl Error {
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument {
             message: message.into(),
+        })
+    }
+
+    pub(crate) fn state_mismatch(
+        what: impl Into<String>,
+        state: impl fmt::Display,
+        loader: impl fmt::Display,
+    ) -> Self {
+        Self::new(ErrorKind::StateMismatch {
+            what: Cow::Owned(what.into()),
+            state: state.to_string(),
+            loader: loader.to_string(),
         })
     }
 
@@ -231,7 +252,9 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.0.kind {
             ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. } => 1,
-            ErrorKind::InvalidArgument { .. } | ErrorKind::Unrepresentable { .. } => 2,
+            ErrorKind::InvalidArgument { .. }
+            | ErrorKind::Unrepresentable { .. }
+            | ErrorKind::StateMismatch { .. } => 2,
             ErrorKind::Io { .. } | ErrorKind::WorkerPanicked { .. } => 3,
             ErrorKind::Unsupported { .. } => 4,
         }
@@ -309,6 +332,14 @@ impl fmt::Display for Error {
                 } else {
                     "`saturate` or `patch`"
                 }
+            ),
+            ErrorKind::StateMismatch {
+                what,
+                state,
+                loader,
+            } => write!(
+                f,
+                "the state is of another epoch than this loader's{location}: {what} is {state} in the state and {loader} here; open the same dataset with the same order options"
             ),
             ErrorKind::WorkerPanicked { stage, message } => {
                 write!(

@@ -66,7 +66,8 @@ pub use format::shard_id::ShardId;
 #[cfg(feature = "tokio")]
 pub use loader::BatchStream;
 pub use loader::{
-    Batches, Damaged, Limit, Loader, LoaderBuilder, LoaderStats, Shuffle, SkippedChunk,
+    Batches, Bitmap, Damaged, Distribution, Limit, Loader, LoaderBuilder, LoaderState, LoaderStats,
+    Shuffle, SkippedChunk, Split, Tail,
 };
 pub use quant::{
     AbsErrorParams, AffineParams, Calibrator, CodebookParams, ErrorBound, Fp8Params, Granularity,

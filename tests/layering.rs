@@ -74,8 +74,11 @@ const PURE: &[&str] = &[
     "quant/",
     "kernel/",
     "checksum.rs",
-    "loader/sampler.rs",
+    "loader/order/",
+    "loader/share.rs",
+    "loader/lanes.rs",
     "loader/plan.rs",
+    "loader/keep.rs",
 ];
 
 /// What of `std` a pure file does without.

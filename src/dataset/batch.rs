@@ -21,6 +21,7 @@ use super::{Dataset, FieldOutput, Ragged, elements};
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub(crate) index: u64,
+    pub(crate) num_padded: usize,
     pub(crate) sample_ids: Vec<u64>,
     pub(crate) fields: Vec<FieldBatch>,
 }
@@ -36,7 +37,7 @@ impl Batch {
         self.sample_ids.len()
     }
 
-    /// True if there are no samples; the loader delivers no such batch.
+    /// True if there are no samples: only of ranks that have no part of the last, short batch.
     pub fn is_empty(&self) -> bool {
         self.sample_ids.is_empty()
     }
@@ -44,6 +45,17 @@ impl Batch {
     /// The indices of the samples in the dataset, in batch order.
     pub fn sample_ids(&self) -> &[u64] {
         &self.sample_ids
+    }
+
+    /// The number of samples at the end that repeat others, with [`crate::Tail::Pad`]. A loss leaves them out.
+    pub fn num_padded(&self) -> usize {
+        self.num_padded
+    }
+
+    /// For each sample, true if it counts and false if it repeats another one to fill the batch.
+    pub fn mask(&self) -> Vec<bool> {
+        let real = self.len() - self.num_padded.min(self.len());
+        (0..self.len()).map(|i| i < real).collect()
     }
 
     /// The fields, in the order they were asked for.

@@ -29,11 +29,6 @@ pub(crate) struct ShardRecord {
 }
 
 impl ShardRecord {
-    pub(crate) fn num_chunks(&self) -> u64 {
-        self.num_samples
-            .div_ceil(u64::from(self.samples_per_chunk).max(1))
-    }
-
     fn put(&self, out: &mut Vec<u8>) {
         out.put(&self.shard_id.0);
         out.put_u64(self.first_sample);

@@ -10,7 +10,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shard::{Scratch, Shapes};
 
-use super::sampler::ChunkPlace;
+use super::order::geometry::ChunkPlace;
 
 /// What happens to chunks whose checksums do not hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub enum Damaged {
     #[default]
     Error,
     /// Their samples are left out, and listed in [`crate::Batches::skipped`]: batches are shorter by them, and one of
-    /// which nothing is left is not delivered. Which chunks are skipped depends on the files alone, so that an epoch is
+    /// which nothing is left is not delivered (or delivered empty, where ranks share the epoch). Which chunks are skipped depends on the files alone, so that an epoch is
     /// the same whatever the number of workers. Every chunk is checked as a whole before it is decoded.
     ///
     /// It is for damage: a shard that is missing, or that cannot be read, stays an error, and so does a chunk that

@@ -14,9 +14,11 @@ use crate::shard::{RowRun, SlotShape};
 
 use super::Loader;
 use super::damaged::{SkippedChunk, Skips};
+use super::order::Shuffle;
+use super::order::geometry::ChunkPlace;
 use super::plan::{Entry, Planner, Recall, Visit};
 use super::prefetch::{ChunkShapes, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
-use super::sampler::ChunkPlace;
+use super::progress::Tracker;
 use super::stats::LoaderStats;
 
 /// One epoch, batch by batch. See [`Loader::batches`].
@@ -32,6 +34,11 @@ pub struct Batches {
     failed: Option<Error>,
     num_batches: u64,
     delivered: u64,
+    /// The batch of the epoch that this iteration starts with.
+    first_index: u64,
+    progress: Option<Tracker>,
+    /// Other ranks deliver parts of the same batches.
+    shared: bool,
     pool: BufferPool,
     /// The pool's counters when the iteration began.
     pool_before: PoolStats,
@@ -49,8 +56,8 @@ struct Options {
     ahead: u64,
     /// Bytes that the open batches may take.
     batch_budget: u64,
-    /// Bytes that one more round can take, where samples have one size.
-    round_bytes: u64,
+    /// Bytes of a batch, where samples have one size.
+    batch_bytes: u64,
     ragged: bool,
 }
 
@@ -135,7 +142,7 @@ impl Batches {
                 num_workers: loader.options.num_workers,
                 ahead: loader.options.prefetch as u64,
                 batch_budget: loader.batch_budget(),
-                round_bytes: 0,
+                batch_bytes: 0,
                 ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
             },
             skips: Arc::new(Skips::new(loader.options.damaged)),
@@ -143,6 +150,9 @@ impl Batches {
             failed: None,
             num_batches: 0,
             delivered: 0,
+            first_index: 0,
+            progress: None,
+            shared: loader.distribution.world_size() > 1,
             pool: loader.pool.clone(),
             pool_before: loader.pool.stats(),
             stats: LoaderStats::default(),
@@ -157,26 +167,21 @@ impl Batches {
     }
 
     fn plan(&mut self, loader: &Loader, batch_size: usize) -> Result<u64> {
-        if batch_size == 0 || u32::try_from(batch_size).is_err() {
-            return Err(Error::invalid("batch_size is 1 to 4294967295"));
-        }
+        loader.check_batch_size(batch_size)?;
         let round_samples = loader.round_samples(batch_size);
         loader.check_budget(batch_size, round_samples)?;
         let sample_bytes = loader.sample_bytes().unwrap_or(0);
-        self.options.round_bytes = round_samples
-            .saturating_add(batch_size as u64)
-            .saturating_mul(sample_bytes);
-        self.options.ahead = self
-            .options
-            .ahead
-            .max(round_samples.div_ceil(batch_size as u64));
-        let planner = Planner::new(
-            Arc::clone(&loader.geometry),
-            loader.rounds(round_samples)?,
-            batch_size,
-            loader.options.drop_last,
-            loader.keeper(batch_size, round_samples),
-        );
+        self.options.batch_bytes = sample_bytes.saturating_mul(batch_size as u64);
+        if !matches!(loader.options.shuffle, Shuffle::Windowed { .. }) {
+            let round = round_samples.div_ceil(batch_size as u64);
+            self.options.ahead = self.options.ahead.max(round);
+        }
+        let (start, progress) = loader.progress.begin();
+        let share = loader.share(batch_size, start);
+        self.first_index = start / share.global_batch;
+        self.progress = Some(progress);
+        let keeper = loader.keeper(batch_size, round_samples);
+        let planner = Planner::new(loader.epoch()?, share, round_samples, keeper)?;
         let num_batches = planner.num_batches();
         self.state = Some(State {
             planner,
@@ -276,11 +281,12 @@ impl Batches {
                 Ok(planned) => planned,
                 Err(error) => break Some(Err(error)),
             };
-            match state.deliver(&context, self.delivered) {
+            match state.deliver(&context, self.first_index + self.delivered) {
                 Delivery::Batch(mut batch) => {
                     if let Some(kept) = self.skips.kept(&batch.sample_ids) {
                         batch.retain(&kept, &self.layouts, &self.pool);
-                        if batch.is_empty() {
+                        // Ranks have as many steps as each other, whatever they leave out.
+                        if batch.is_empty() && !self.shared {
                             self.delivered += 1;
                             continue;
                         }
@@ -318,6 +324,9 @@ impl Batches {
         match &result {
             Some(Ok(batch)) => {
                 self.delivered += 1;
+                if let (Some(progress), Some(state)) = (&self.progress, &self.state) {
+                    progress.set(state.planner.share().consumed(self.delivered));
+                }
                 self.stats.batches += 1;
                 self.stats.samples += batch.len() as u64;
                 self.stats.bytes += batch.num_bytes() as u64;
@@ -401,6 +410,10 @@ impl State {
     /// but not enough yet: every call plans twice the batches that a delivery takes, so that plans get ahead of the
     /// consumer, but the first batch does not wait for all of them.
     fn plan_ahead(&mut self, context: &Context<'_>) -> Result<bool> {
+        if self.open.is_empty() && self.planner.planned_batches() > self.first_open {
+            // Nothing goes into a batch that is empty.
+            self.open_batch(self.first_open);
+        }
         self.send_ready(context)?;
         if !self.wants_round(context) {
             return Ok(false);
@@ -421,7 +434,7 @@ impl State {
             if self.planner.planned_batches() >= enough {
                 return Ok(true);
             }
-            let Some(round) = self.planner.next_round() else {
+            let Some(round) = self.planner.next_round()? else {
                 return Ok(false);
             };
             // Dropped now, or when their decoding ends.
@@ -451,23 +464,30 @@ impl State {
         if planned <= self.first_open {
             return true;
         }
-        // A visit waits for a batch that only the next round completes.
+        // The next visit waits for a batch that only the next round completes.
+        let last_ahead = self.first_open.saturating_add(context.options.ahead);
         if context.options.ragged
-            && self.waiting.iter().any(|visit| {
+            && self.waiting.front().is_some_and(|visit| {
                 visit.shapes.get().is_some()
                     && visit.batches.last().is_some_and(|&batch| batch >= planned)
+                    && visit
+                        .batches
+                        .first()
+                        .is_some_and(|&batch| batch <= last_ahead)
             })
         {
             return true;
         }
-        let ahead = planned - self.first_open;
-        let open_bytes = context.pool.stats().in_use;
-        // Ragged batches: as large as those that are open.
-        let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
-        let next_bytes = context.options.round_bytes.max(average);
-        if ahead > context.options.ahead {
+        if planned > last_ahead {
             return false;
         }
+        let open_bytes = context.pool.stats().in_use;
+        // Batches that the next round opens.
+        let open_end = self.first_open + self.open.len() as u64;
+        let more = (self.planner.reach() + 1).saturating_sub(open_end);
+        // Ragged batches: as large as those that are open.
+        let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
+        let next_bytes = more.saturating_mul(context.options.batch_bytes.max(average));
         self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.batch_budget;
         !self.out_of_memory
     }
@@ -746,13 +766,17 @@ impl State {
         if !complete || batch.pending > 0 || recalls || batch.owner.is_none() {
             return Delivery::NotYet;
         }
+        let num_padded = self.planner.share().num_padded(self.first_open);
         self.first_open += 1;
         match self
             .open
             .pop_front()
             .and_then(|batch| batch.finish(context, index))
         {
-            Some(batch) => Delivery::Batch(Box::new(batch)),
+            Some(mut batch) => {
+                batch.num_padded = usize::try_from(num_padded).unwrap_or(usize::MAX);
+                Delivery::Batch(Box::new(batch))
+            }
             None => Delivery::Failed(plan_bug()),
         }
     }
@@ -842,6 +866,7 @@ impl OpenBatch {
         }
         Some(Batch {
             index,
+            num_padded: 0,
             sample_ids: self.sample_ids,
             fields,
         })

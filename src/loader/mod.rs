@@ -1,38 +1,51 @@
 //! [`Loader`]: the samples of a dataset as batches, decoded ahead by worker threads, in an order that only the dataset,
 //! the seed, the epoch and the order options decide.
 
+mod builder;
 mod damaged;
+mod distribution;
 mod iter;
 mod keep;
+mod lanes;
+mod order;
 mod plan;
 mod prefetch;
-mod sampler;
+mod progress;
+mod selection;
+mod share;
+mod state;
 mod stats;
 #[cfg(feature = "tokio")]
 mod stream;
 
+pub use builder::LoaderBuilder;
 pub use damaged::{Damaged, SkippedChunk};
+pub use distribution::Distribution;
 pub use iter::Batches;
-pub use sampler::Shuffle;
+pub use order::Shuffle;
+pub use order::bitmap::Bitmap;
+pub use selection::Split;
+pub use share::Tail;
+pub use state::LoaderState;
 pub use stats::{Limit, LoaderStats};
 #[cfg(feature = "tokio")]
 pub use stream::BatchStream;
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::dataset::{Dataset, FieldLayout, FieldOutput};
-use crate::dtype::DType;
+use crate::dataset::{Dataset, FieldLayout};
 use crate::error::{Error, Result};
 use crate::pool::BufferPool;
-use crate::storage::IoMode;
 
 use keep::Keeper;
-use sampler::{Geometry, Rounds};
+use order::epoch::{Epoch, Track};
+use order::geometry::Geometry;
+use order::windowed;
+use progress::Progress;
+use selection::Selection;
+use share::{Deal, Share};
 
-/// Bytes of open batches unless asked otherwise.
-const MEMORY_BUDGET: u64 = 1 << 30;
 /// The share of the budget, and at most how much of it, that plans, the workers' scratch memory and the pool's rounding take.
 const SET_ASIDE: u64 = 16;
 const MAX_SET_ASIDE: u64 = 16 << 20;
@@ -40,8 +53,6 @@ const MAX_SET_ASIDE: u64 = 16 << 20;
 const MIN_KEPT: u64 = 1024;
 /// Bytes that an array of a kept sample takes beside its values.
 const KEPT_OVERHEAD: u64 = 512;
-/// Batches that are decoded ahead unless asked otherwise.
-const PREFETCH: usize = 8;
 
 /// Delivers the samples of a dataset in batches.
 ///
@@ -65,194 +76,34 @@ pub struct Loader {
     dataset: Dataset,
     options: LoaderBuilder,
     layouts: Arc<[FieldLayout]>,
-    geometry: Arc<Geometry>,
+    source: Source,
+    /// The shards that an epoch began with, if others were appended before it was resumed.
+    prefix: Option<Source>,
+    distribution: Distribution,
+    progress: Progress,
     /// Kept from epoch to epoch, so that its memory is warm.
     pool: BufferPool,
     /// Of all iterations that have ended.
     stats: Arc<Mutex<LoaderStats>>,
 }
 
-/// Options of a [`Loader`]. Defaults: all fields in the dtypes that the writer was given, no shuffle, seed 0, epoch 0,
-/// the last batch is kept even if it is short, one worker per core, 8 batches ahead, 1 GiB of open batches.
+/// The samples of a dataset, or of its first shards, that epochs are made of.
 #[derive(Clone, Debug)]
-#[must_use]
-pub struct LoaderBuilder {
-    fields: Option<Vec<String>>,
-    outputs: HashMap<String, FieldOutput>,
-    dtype: Option<DType>,
-    shuffle: Shuffle,
-    seed: u64,
-    epoch: u64,
-    drop_last: bool,
-    num_workers: usize,
-    prefetch: usize,
-    memory_budget: u64,
-    io: IoMode,
-    verify_checksums: bool,
-    pub(super) damaged: Damaged,
+struct Source {
+    num_shards: u64,
+    geometry: Arc<Geometry>,
+    /// The selection in a word, for states.
+    selection: String,
 }
 
-impl Default for LoaderBuilder {
-    fn default() -> Self {
-        Self {
-            fields: None,
-            outputs: HashMap::new(),
-            dtype: None,
-            shuffle: Shuffle::None,
-            seed: 0,
-            epoch: 0,
-            drop_last: false,
-            num_workers: 0,
-            prefetch: PREFETCH,
-            memory_budget: MEMORY_BUDGET,
-            io: IoMode::Auto,
-            verify_checksums: true,
-            damaged: Damaged::Error,
-        }
-    }
-}
-
-impl LoaderBuilder {
-    /// Only these fields, in this order; the others are never read.
-    pub fn fields<S: Into<String>>(mut self, fields: impl IntoIterator<Item = S>) -> Self {
-        self.fields = Some(fields.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// How one field is delivered.
-    pub fn output(mut self, field: impl Into<String>, output: FieldOutput) -> Self {
-        self.outputs.insert(field.into(), output);
-        self
-    }
-
-    /// The dtype of all float fields for which [`LoaderBuilder::output`] asks for none: f32, f16, bf16 or f64.
-    pub fn dtype(mut self, dtype: DType) -> Self {
-        self.dtype = Some(dtype);
-        self
-    }
-
-    /// How samples are ordered.
-    pub fn shuffle(mut self, shuffle: Shuffle) -> Self {
-        self.shuffle = shuffle;
-        self
-    }
-
-    /// The seed of the order.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// The epoch: another order for each.
-    pub fn epoch(mut self, epoch: u64) -> Self {
-        self.epoch = epoch;
-        self
-    }
-
-    /// Leaves out the last batch if it is short.
-    pub fn drop_last(mut self, drop_last: bool) -> Self {
-        self.drop_last = drop_last;
-        self
-    }
-
-    /// Threads that decode; 0, the default, for one per core. Never changes the order.
-    pub fn num_workers(mut self, workers: usize) -> Self {
-        self.num_workers = workers;
-        self
-    }
-
-    /// Batches that are decoded ahead of the consumer, at least 1. Never changes the order.
-    pub fn prefetch(mut self, batches: usize) -> Self {
-        self.prefetch = batches.max(1);
-        self
-    }
-
-    /// Bytes that open batches (planned, being filled, or waiting for the consumer) may take. A single round of the
-    /// order is always admitted when nothing else can go on, so `batches` refuses budgets that are too small for one.
-    /// Never changes the order.
-    pub fn memory_budget(mut self, bytes: u64) -> Self {
-        self.memory_budget = bytes;
-        self
-    }
-
-    /// How files are read.
-    pub fn io(mut self, io: IoMode) -> Self {
-        self.io = io;
-        self
-    }
-
-    /// Whether checksums are compared before decoding. On by default; it costs little.
-    pub fn verify_checksums(mut self, verify: bool) -> Self {
-        self.verify_checksums = verify;
-        self
-    }
-
-    /// What happens to damaged chunks: an error, or they are skipped. Skipping needs checksums to be verified.
-    pub fn damaged(mut self, damaged: Damaged) -> Self {
-        self.damaged = damaged;
-        self
-    }
-
-    /// Opens a dataset.
-    ///
-    /// # Errors
-    /// Those of [`Dataset::open`], and `InvalidArgument` for fields or outputs that do not fit the dataset.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Loader> {
-        let dataset = Dataset::builder()
-            .io(self.io)
-            .verify_checksums(self.verify_checksums)
-            .open(path)?;
-        self.open_dataset(&dataset)
-    }
-
-    /// A loader over an open dataset (whose `io` and `verify_checksums` then count).
-    ///
-    /// # Errors
-    /// `InvalidArgument` for fields or outputs that do not fit the dataset.
-    pub fn open_dataset(self, dataset: &Dataset) -> Result<Loader> {
-        if let Some(fields) = &self.fields {
-            let mut names: Vec<&String> = fields.iter().collect();
-            names.sort_unstable();
-            if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-                return Err(Error::invalid(format!(
-                    "field {:?} is asked for twice",
-                    pair[0]
-                )));
-            }
-        }
-        let dataset = match &self.fields {
-            Some(fields) => dataset.select(fields)?,
-            None => dataset.clone(),
-        };
-        if let Some(unknown) = self
-            .outputs
-            .keys()
-            .find(|name| !dataset.fields().any(|field| field.name() == *name))
-        {
-            return Err(dataset.schema().no_such_field(unknown));
-        }
-        let mut layouts = Vec::new();
-        for &ordinal in dataset.selected() {
-            let field = &dataset.schema().fields()[ordinal];
-            let output = self.outputs.get(field.name()).cloned().unwrap_or_default();
-            layouts.push(FieldLayout::new(
-                &dataset,
-                ordinal,
-                &output.with_default_dtype(self.dtype, field),
-            )?);
-        }
-        if layouts.is_empty() {
-            return Err(Error::invalid("no fields are selected"));
-        }
-        let geometry = Arc::new(Geometry::new(&dataset)?);
-        let pool = BufferPool::new(self.memory_budget);
-        Ok(Loader {
-            dataset,
-            options: self,
-            layouts: layouts.into(),
-            geometry,
-            pool,
-            stats: Arc::default(),
+impl Source {
+    fn new(dataset: &Dataset, num_shards: u64, selection: &Selection) -> Result<Self> {
+        let geometry = Geometry::new(dataset, num_shards)?;
+        let (selected, word) = selection.resolve(geometry.total())?;
+        Ok(Self {
+            num_shards,
+            geometry: Arc::new(geometry.select(selected)),
+            selection: word,
         })
     }
 }
@@ -276,24 +127,38 @@ impl Loader {
         &self.dataset
     }
 
-    /// The number of samples of an epoch.
+    /// The number of samples of an epoch, of all ranks together.
     pub fn num_samples(&self) -> u64 {
-        self.dataset.len()
+        let passes = self.options.repeat;
+        self.source().geometry.len().saturating_mul(passes)
     }
 
-    /// The number of batches of an epoch.
+    /// The number of batches of an epoch: the same for every rank.
     pub fn num_batches(&self, batch_size: usize) -> u64 {
-        let batch_size = batch_size.max(1) as u64;
-        if self.options.drop_last {
-            self.num_samples() / batch_size
-        } else {
-            self.num_samples().div_ceil(batch_size)
-        }
+        self.share(batch_size, 0).num_batches()
     }
 
-    /// Sets the epoch of the iterators that are made from now on.
+    /// The process that this is, of how many.
+    pub fn distribution(&self) -> Distribution {
+        self.distribution
+    }
+
+    /// The batch size that makes batches of [`LoaderBuilder::global_batch_size`] samples with this world size; `None` if
+    /// there is none, or none was asked for.
+    pub fn batch_size(&self) -> Option<usize> {
+        let (_, world) = self.distribution.share();
+        let global = self.options.global_batch_size?;
+        (global % world == 0).then(|| usize::try_from(global / world).ok())?
+    }
+
+    /// Sets the epoch of the iterators that are made from now on. Another epoch than before starts at its beginning, with
+    /// all samples that the dataset has.
     pub fn set_epoch(&mut self, epoch: u64) {
-        self.options.epoch = epoch;
+        if epoch != self.options.epoch {
+            self.options.epoch = epoch;
+            self.prefix = None;
+            self.progress.start_at(0);
+        }
     }
 
     /// One epoch in batches of `batch_size` samples. Threads start with the first call of `next`; dropping the
@@ -336,9 +201,60 @@ impl Loader {
         BatchStream::new(self.batches(batch_size))
     }
 
-    fn rounds(&self, exact_span: u64) -> Result<Rounds> {
+    fn source(&self) -> &Source {
+        self.prefix.as_ref().unwrap_or(&self.source)
+    }
+
+    /// The sequence of the epoch.
+    fn epoch(&self) -> Result<Epoch> {
         let o = &self.options;
-        Rounds::new(&self.geometry, o.shuffle, o.seed, o.epoch, exact_span)
+        let geometry = &self.source().geometry;
+        // Every pass of every epoch is another.
+        let before = u128::from(o.epoch) * u128::from(o.repeat);
+        let before = before.saturating_mul(u128::from(geometry.len()));
+        let track = Track::new(Arc::clone(geometry), o.shuffle, o.lanes, o.seed, before)?;
+        Ok(Epoch::single(track))
+    }
+
+    /// What this rank delivers, from a position on.
+    fn share(&self, batch_size: usize, start: u64) -> Share {
+        let (rank, world) = self.distribution.share();
+        let global_batch = (batch_size.max(1) as u64).saturating_mul(world);
+        let deal = match self.options.shuffle {
+            Shuffle::Windowed { .. } => Deal::Lanes,
+            Shuffle::None | Shuffle::Exact => Deal::Runs,
+        };
+        let range = (start, self.num_samples());
+        Share::new((rank, world), global_batch, range, self.options.tail, deal)
+    }
+
+    /// Refuses batch sizes that are none, or contradict the global one.
+    fn check_batch_size(&self, batch_size: usize) -> Result<()> {
+        if batch_size == 0 || u32::try_from(batch_size).is_err() {
+            return Err(Error::invalid("batch_size is 1 to 4294967295"));
+        }
+        let Some(global) = self.options.global_batch_size else {
+            return Ok(());
+        };
+        let (_, world) = self.distribution.share();
+        if (batch_size as u64).checked_mul(world) == Some(global) {
+            return Ok(());
+        }
+        let shares = match self.distribution.replicas() {
+            1 => format!("world_size is {world}"),
+            n => format!(
+                "world_size / replicas is {} / {n}",
+                self.distribution.world_size()
+            ),
+        };
+        Err(Error::invalid(match self.batch_size() {
+            Some(right) => format!(
+                "global_batch_size is {global} and {shares}, so batch_size is {right}, not {batch_size}"
+            ),
+            None => format!(
+                "global_batch_size is {global}, which is no multiple of the number of shares: {shares}"
+            ),
+        }))
     }
 
     /// Bytes that a sample takes in a batch, if it is the same for all.
@@ -356,7 +272,8 @@ impl Loader {
     /// batches. `None` where nothing is gained.
     fn keeper(&self, batch_size: usize, round_samples: u64) -> Option<Keeper> {
         let sample_bytes = self.sample_bytes()?;
-        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT {
+        let listed = self.source().geometry.selected().is_listed();
+        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT || listed {
             return None;
         }
         let ordinals = self.layouts.iter().map(|layout| layout.ordinal);
@@ -373,14 +290,20 @@ impl Loader {
         (group > 1 && capacity > 0).then(|| Keeper::new(capacity, group))
     }
 
-    /// Samples that one round of the order spans at most. Only for the exact shuffle is it a choice: it decides how
-    /// much is decoded together, never the order.
+    /// Samples of this rank that one round of the order spans at most. Only where samples come from anywhere is it a
+    /// choice: it decides how much is decoded together, never the order.
     fn round_samples(&self, batch_size: usize) -> u64 {
         let batch_size = batch_size as u64;
+        let geometry = &self.source().geometry;
         match self.options.shuffle {
-            Shuffle::None => self.geometry.window_samples(1),
-            Shuffle::Windowed { window } => self.geometry.window_samples(window),
-            Shuffle::Exact => {
+            Shuffle::Windowed { window } => {
+                let lanes = windowed::num_lanes(window, self.options.lanes, geometry.len());
+                let block = windowed::width(window, lanes).saturating_mul(geometry.largest_chunk());
+                let window = lanes.saturating_mul(block).min(self.num_samples());
+                window.div_ceil(self.distribution.share().1)
+            }
+            Shuffle::None if !geometry.selected().is_listed() => geometry.largest_chunk(),
+            Shuffle::None | Shuffle::Exact => {
                 let batch_bytes = self
                     .sample_bytes()
                     .unwrap_or(0)

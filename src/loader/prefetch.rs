@@ -17,7 +17,7 @@ use crate::pool::PooledBuffer;
 use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
 
 use super::damaged::{Skips, no_shapes};
-use super::sampler::ChunkPlace;
+use super::order::geometry::ChunkPlace;
 
 /// The shapes of a chunk's samples, for each ragged field that is delivered.
 pub(crate) type ChunkShapes = Vec<Option<Shapes>>;

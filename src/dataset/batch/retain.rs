@@ -14,6 +14,8 @@ impl Batch {
         for (field, layout) in self.fields.iter_mut().zip(layouts) {
             field.retain(keep, layout.scales.is_some(), pool);
         }
+        let real = keep.len() - self.num_padded.min(keep.len());
+        self.num_padded = keep[real..].iter().filter(|&&keep| keep).count();
         let mut kept = keep.iter();
         self.sample_ids
             .retain(|_| kept.next().copied().unwrap_or(true));

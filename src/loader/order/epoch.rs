@@ -1,0 +1,125 @@
+//! The sequence of an epoch: which sample of which dataset is at a position. Pure.
+
+use std::sync::Arc;
+
+use crate::error::Result;
+
+use super::geometry::Geometry;
+use super::{Order, Shuffle, epoch_key};
+
+/// The samples of one dataset, pass after pass, each in another order.
+#[derive(Debug)]
+pub(crate) struct Track {
+    pub(crate) geometry: Arc<Geometry>,
+    shuffle: Shuffle,
+    lanes: u32,
+    seed: u64,
+    /// The pass that index 0 is in, and where in it.
+    first_pass: u64,
+    first_index: u64,
+    /// The pass that was asked for last.
+    cached: Option<(u64, Arc<Order>)>,
+}
+
+impl Track {
+    /// The track whose index 0 is what comes after `before` samples.
+    pub(crate) fn new(
+        geometry: Arc<Geometry>,
+        shuffle: Shuffle,
+        lanes: u32,
+        seed: u64,
+        before: u128,
+    ) -> Result<Self> {
+        let n = u128::from(geometry.len().max(1));
+        let mut track = Self {
+            geometry,
+            shuffle,
+            lanes,
+            seed,
+            first_pass: u64::try_from(before / n).unwrap_or(u64::MAX),
+            first_index: u64::try_from(before % n).unwrap_or(0),
+            cached: None,
+        };
+        // Options are refused here, and not on the way.
+        track.pass(0)?;
+        Ok(track)
+    }
+
+    /// Samples of a pass.
+    pub(crate) fn len(&self) -> u64 {
+        self.geometry.len()
+    }
+
+    /// Pass (0 for that of index 0) and the place in it of an index.
+    pub(crate) fn locate(&self, index: u64) -> (u64, u64) {
+        let n = self.len().max(1);
+        let (pass, rest) = (index / n, index % n);
+        // Both are below n.
+        match rest.checked_sub(n - self.first_index) {
+            Some(rest) => (pass + 1, rest),
+            None => (pass, self.first_index + rest),
+        }
+    }
+
+    /// The order of a pass.
+    pub(crate) fn pass(&mut self, pass: u64) -> Result<Arc<Order>> {
+        if let Some((cached, order)) = &self.cached
+            && *cached == pass
+        {
+            return Ok(Arc::clone(order));
+        }
+        let key = epoch_key(self.seed, self.first_pass.wrapping_add(pass));
+        let order = Arc::new(Order::new(&self.geometry, self.shuffle, self.lanes, key)?);
+        self.cached = Some((pass, Arc::clone(&order)));
+        Ok(order)
+    }
+
+    /// The sample at an index.
+    pub(crate) fn at(&mut self, index: u64) -> Result<u64> {
+        let (pass, place) = self.locate(index);
+        let order = self.pass(pass)?;
+        Ok(order.at(&self.geometry, place))
+    }
+}
+
+/// The sequence of one epoch.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    pub(crate) tracks: Vec<Track>,
+}
+
+impl Epoch {
+    /// Passes over one dataset.
+    pub(crate) fn single(track: Track) -> Self {
+        Self {
+            tracks: vec![track],
+        }
+    }
+
+    /// Track and index of a position.
+    pub(crate) fn locate(&mut self, position: u64) -> (usize, u64) {
+        (0, position)
+    }
+
+    /// The position of an index of a track.
+    pub(crate) fn position(&mut self, _track: usize, index: u64) -> u64 {
+        index
+    }
+
+    /// The indices of a track that are before a position.
+    pub(crate) fn count(&mut self, _track: usize, position: u64) -> u64 {
+        position
+    }
+
+    /// The dataset and the sample at a position.
+    pub(crate) fn at(&mut self, position: u64) -> Result<(u32, u64)> {
+        let (track, index) = self.locate(position);
+        let sample = self.tracks[track].at(index)?;
+        Ok((u32::try_from(track).unwrap_or(u32::MAX), sample))
+    }
+
+    /// True if each track has a position for an index that is its own: nothing is interleaved.
+    pub(crate) fn is_single(&self) -> bool {
+        self.tracks.len() == 1
+    }
+}

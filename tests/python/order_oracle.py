@@ -1,0 +1,187 @@
+"""The order of samples, written from format-spec.md section 13 alone; makes tests/data/orders/v1.json.
+
+Run it with the path to write, or without to print.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+MASK = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+
+
+def mix(x):
+    z = (x + GOLDEN) & MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+    return z ^ (z >> 31)
+
+
+def hash2(a, b):
+    return mix(mix(a) ^ b)
+
+
+def sequence(key):
+    while True:
+        yield mix(key)
+        key = (key + GOLDEN) & MASK
+
+
+def shuffle(items, key):
+    random = sequence(key)
+    for i in range(len(items) - 1, 0, -1):
+        j = (next(random) * (i + 1)) >> 64
+        items[i], items[j] = items[j], items[i]
+
+
+def bijection(n, key):
+    bits = max(8, (n - 1).bit_length())
+    low = bits // 2
+    random = sequence(key)
+    keys = [next(random) for _ in range(8)]
+
+    def get(x):
+        while True:
+            a, b = x >> low, x & ((1 << low) - 1)
+            for j in range(0, 8, 2):
+                a ^= mix(b ^ keys[j]) % (1 << (bits - low))
+                b ^= mix(a ^ keys[j + 1]) % (1 << low)
+            x = (a << low) + b
+            if x < n:
+                return x
+
+    return get
+
+
+def rev(lane, lanes):
+    factors, rest, f = [], lanes, 2
+    while rest > 1:
+        while rest % f == 0:
+            factors.append(f)
+            rest //= f
+        f += 1
+    out, unit = 0, lanes
+    for f in factors:
+        unit //= f
+        out += (lane % f) * unit
+        lane //= f
+    return out
+
+
+def chunks_of(shards):
+    chunks, first = [], 0
+    for num_samples, per_chunk in shards:
+        for start in range(0, num_samples, per_chunk):
+            chunks.append(range(first + start, first + min(start + per_chunk, num_samples)))
+        first += num_samples
+    return chunks
+
+
+def windowed(shards, selected, window, lanes, key):
+    selected = sorted(selected)
+    chunks = [[x for x in selected if x in chunk] for chunk in chunks_of(shards)]
+    full = [i for i, chunk in enumerate(chunks) if chunk]
+    chunks = chunks[full[0] : full[-1] + 1]
+    n, c = len(selected), len(chunks)
+    order = bijection(c, hash2(key, 1))
+    s, places = [], []
+    for place in range(c):
+        chunk = chunks[order(place)]
+        s += chunk
+        places += [place] * len(chunk)
+    count = max(1, min(lanes, window, n))
+    lens = [n // count + (lane < n % count) for lane in range(count)]
+    begins, begin = {}, 0
+    for lane in sorted(range(count), key=lambda lane: rev(lane, count)):
+        begins[lane] = begin
+        begin += lens[lane]
+    w = max(1, window // count)
+    mean = max(1, -(-n // c))
+    ramp = set()
+    step = -(-mean // 16)
+    while step < w * mean:
+        ramp.add(step)
+        step *= 2
+    out = [None] * n
+    for lane in range(count):
+        begin, size = begins[lane], lens[lane]
+        turn = min(w * mean, size) * lane // count
+        where = list(range(begin + turn, begin + size)) + list(range(begin, begin + turn))
+        blocks, first_place = [], None
+        for i, q in enumerate(where):
+            part_starts = i in (0, size - turn)
+            if part_starts:
+                first_place = places[q]
+            new_group = not part_starts and places[q] != places[where[i - 1]]
+            if new_group:
+                group = (places[q] - first_place) // w
+                new_group = group != (places[where[i - 1]] - first_place) // w
+            if part_starts or new_group or i in ramp:
+                blocks.append([])
+            blocks[-1].append(q)
+        index = 0
+        for block in blocks:
+            samples = [s[q] for q in block]
+            shuffle(samples, hash2(hash2(key, 2), block[0]))
+            for sample in samples:
+                out[index * count + lane] = sample
+                index += 1
+    return out
+
+
+def epoch(case):
+    selected = case["selected"]
+    if selected is None:
+        selected = list(range(sum(n for n, _ in case["shards"])))
+    out = []
+    for k in range(case["repeat"]):
+        key = hash2(case["seed"], case["epoch"] * case["repeat"] + k)
+        if case["shuffle"] == "none":
+            out += selected
+        elif case["shuffle"] == "exact":
+            get = bijection(len(selected), key)
+            out += [selected[get(p)] for p in range(len(selected))]
+        else:
+            out += windowed(case["shards"], selected, case["window"], case["lanes"], key)
+    return out
+
+
+def cases():
+    small = [[100, 7], [1, 16], [64, 16], [33, 5]]
+    aligned = [[1024, 8], [256, 8]]
+    for shards, selected in [
+        (small, None),
+        (aligned, None),
+        ([[3, 1]], None),
+        ([[700, 300]], None),
+        (small, list(range(20, 121))),
+        (small, list(range(2, 198, 3))),
+        (small, [9, 100, 9, 3, 197, 64]),
+    ]:
+        base = {"shards": shards, "selected": selected, "repeat": 1, "window": 64, "lanes": 64}
+        yield base | {"shuffle": "none", "seed": 0, "epoch": 0}
+        yield base | {"shuffle": "exact", "seed": 0, "epoch": 0}
+        yield base | {"shuffle": "exact", "seed": MASK, "epoch": 3, "repeat": 2}
+        for window, lanes in [(64, 64), (1, 64), (5, 64), (12, 4), (9, 2), (200, 12)]:
+            case = base | {"shuffle": "windowed", "window": window, "lanes": lanes}
+            yield case | {"seed": 1, "epoch": 2}
+        yield base | {"shuffle": "windowed", "seed": 7, "epoch": 1, "repeat": 2}
+
+
+def main():
+    lines = []
+    for case in cases():
+        order = epoch(case)
+        expected = case["selected"] or range(len(order) // case["repeat"])
+        assert sorted(order) == sorted(list(expected) * case["repeat"])
+        lines.append(json.dumps(case | {"order": order}, separators=(",", ":")))
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
+    if len(sys.argv) > 1:
+        Path(sys.argv[1]).write_text(text)
+    else:
+        sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()

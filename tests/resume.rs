@@ -1,0 +1,472 @@
+//! Resuming, seeking and sharing an epoch, through the whole pipeline.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use common::{Random, small_dataset};
+use tensorshard::{
+    Batch, Bitmap, DType, Dataset, ErrorKind, FieldSpec, Loader, LoaderBuilder, LoaderState,
+    Result, ShardWriter, Shuffle, Split, Tail, TensorView,
+};
+
+const MODES: [Shuffle; 4] = [
+    Shuffle::None,
+    Shuffle::Windowed { window: 1 },
+    Shuffle::Windowed { window: 8 },
+    Shuffle::Exact,
+];
+
+/// 257 samples in several shards.
+fn write(path: &Path) -> Result<Dataset> {
+    let builder = ShardWriter::builder()
+        .samples_per_chunk(5)
+        .max_shard_len(13_000);
+    let dataset = small_dataset(path, 257, builder)?;
+    assert!(dataset.len() == 257 && dataset.num_shards() > 4);
+    Ok(dataset)
+}
+
+fn ids(batches: &[Batch]) -> Vec<u64> {
+    batches
+        .iter()
+        .flat_map(|batch| batch.sample_ids().iter().copied())
+        .collect()
+}
+
+/// Sample ids and bytes of every batch.
+fn content(batches: &[Batch]) -> Vec<(u64, Vec<u64>, Vec<u8>)> {
+    let bytes = |batch: &Batch| {
+        let fields = batch.fields().iter();
+        fields.flat_map(|field| field.data().to_vec()).collect()
+    };
+    batches
+        .iter()
+        .map(|batch| (batch.index(), batch.sample_ids().to_vec(), bytes(batch)))
+        .collect()
+}
+
+fn all(loader: &Loader, batch_size: usize) -> Result<Vec<Batch>> {
+    loader.batches(batch_size).collect()
+}
+
+#[test]
+fn resuming_at_every_batch_gives_the_same_suffix() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    let mut random = Random(1);
+    for shuffle in MODES {
+        for drop_last in [false, true] {
+            for epoch in [0, 1] {
+                let base = || {
+                    Loader::builder()
+                        .shuffle(shuffle)
+                        .seed(3)
+                        .drop_last(drop_last)
+                };
+                let mut whole = base().epoch(epoch).open_dataset(&dataset)?;
+                let expected = content(&all(&whole, 16)?);
+                let ended = whole.state()?;
+                assert_eq!((ended.consumed(), ended.epoch()), (257, epoch));
+                for taken in 0..=expected.len() {
+                    let before: Result<Vec<Batch>> = whole.batches(16).take(taken).collect();
+                    assert_eq!(content(&before?)[..], expected[..taken]);
+                    let state = whole.state()?;
+                    let json = state.to_json();
+                    assert!(json.len() < 1024);
+                    let state = LoaderState::from_json(&json)?;
+                    let threads = [1, 2, 3, 8][random.below(4)];
+                    let mut resumed = base()
+                        .num_workers(threads)
+                        .prefetch(1 + random.below(20))
+                        .memory_budget(100_000 << random.below(8))
+                        .open_dataset(&dataset)?;
+                    resumed.load_state(&state)?;
+                    assert_eq!(resumed.state()?, state);
+                    let found = content(&all(&resumed, 16)?);
+                    assert_eq!(found[..], expected[taken..], "{shuffle:?} {taken}");
+                    // What comes after the resumed epoch is whole.
+                    resumed.set_epoch(epoch + 1);
+                    whole.set_epoch(epoch + 1);
+                    if taken % 5 == 0 {
+                        assert_eq!(content(&all(&resumed, 16)?), content(&all(&whole, 16)?));
+                    }
+                    whole.set_epoch(epoch);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn chains_of_resumes_and_other_world_sizes_lose_and_repeat_nothing() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    let mut random = Random(2);
+    for shuffle in MODES {
+        let open = |rank, world, state: Option<&LoaderState>| -> Result<Loader> {
+            let mut loader = Loader::builder()
+                .shuffle(shuffle)
+                .seed(1)
+                .rank(rank, world)
+                .num_workers(2)
+                .global_batch_size(24)
+                .open_dataset(&dataset)?;
+            if let Some(state) = state {
+                loader.load_state(state)?;
+            }
+            Ok(loader)
+        };
+        let expected = ids(&all(&open(0, 1, None)?, 24)?);
+        for _ in 0..6 {
+            let mut state: Option<LoaderState> = None;
+            let mut found = Vec::new();
+            for chain in 0..4 {
+                let world = [1, 2, 3, 4, 8][random.below(5)];
+                // The last one goes on to the end.
+                let steps = if chain == 3 {
+                    usize::MAX
+                } else {
+                    random.below(4)
+                };
+                let mut loaders = Vec::new();
+                for rank in 0..world {
+                    loaders.push(open(rank, world, state.as_ref())?);
+                }
+                let mut iterators: Vec<_> = loaders
+                    .iter()
+                    .map(|loader| loader.batches(loader.batch_size().unwrap()).take(steps))
+                    .collect();
+                loop {
+                    let step: Vec<_> = iterators.iter_mut().map(Iterator::next).collect();
+                    if step.iter().any(Option::is_none) {
+                        assert!(step.iter().all(Option::is_none));
+                        break;
+                    }
+                    let mut batch = Vec::new();
+                    for own in step.into_iter().flatten() {
+                        batch.extend_from_slice(own?.sample_ids());
+                    }
+                    // The same samples as the whole batch, dealt out to ranks.
+                    let mut global = expected[found.len()..(found.len() + 24).min(257)].to_vec();
+                    found.extend_from_slice(&global);
+                    batch.sort_unstable();
+                    global.sort_unstable();
+                    assert_eq!(batch, global, "{shuffle:?}, world {world}");
+                }
+                drop(iterators);
+                let states: Vec<_> = loaders.iter().map(Loader::state).collect::<Result<_>>()?;
+                assert!(states.iter().all(|state| *state == states[0]));
+                state = states.into_iter().next();
+            }
+            assert_eq!(found, expected);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn seek_skip_and_ids_for_agree_with_the_epoch() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    for shuffle in MODES {
+        for (rank, world) in [(0, 1), (1, 3)] {
+            for tail in [Tail::Short, Tail::Drop, Tail::Pad] {
+                let mut loader = Loader::builder()
+                    .shuffle(shuffle)
+                    .rank(rank, world)
+                    .tail(tail)
+                    .open_dataset(&dataset)?;
+                let batches = all(&loader, 10)?;
+                assert_eq!(batches.len() as u64, loader.num_batches(10));
+                for (step, batch) in (0..).zip(&batches) {
+                    assert_eq!(loader.ids_for(step, 10)?, batch.sample_ids());
+                }
+                assert!(loader.ids_for(batches.len() as u64, 10).is_err());
+                for step in [0, 3, batches.len() as u64] {
+                    loader.seek(step, 10)?;
+                    let rest = content(&all(&loader, 10)?);
+                    assert_eq!(rest, content(&batches)[usize::try_from(step).unwrap()..]);
+                }
+                assert!(loader.seek(batches.len() as u64 + 1, 10).is_err());
+                // A bad stretch is left out.
+                let mut before = loader.batches(10);
+                before.next().unwrap()?;
+                before.next().unwrap()?;
+                drop(before);
+                loader.skip(3, 10)?;
+                assert_eq!(content(&all(&loader, 10)?), content(&batches)[5..]);
+                assert!(loader.skip(100, 10).is_err());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn tails_are_short_dropped_or_padded() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    for shuffle in MODES {
+        for (batch_size, world) in [(16, 1), (8, 4), (64, 3), (3, 8), (85, 3)] {
+            let ranks = |tail| -> Result<Vec<Vec<Batch>>> {
+                (0..world)
+                    .map(|rank| {
+                        let loader = Loader::builder()
+                            .shuffle(shuffle)
+                            .rank(rank, world)
+                            .tail(tail)
+                            .open_dataset(&dataset)?;
+                        all(&loader, batch_size)
+                    })
+                    .collect()
+            };
+            let global = batch_size * usize::try_from(world).unwrap();
+            for tail in [Tail::Short, Tail::Drop, Tail::Pad] {
+                let ranks = ranks(tail)?;
+                let steps = match tail {
+                    Tail::Drop => 257 / global,
+                    _ => 257_usize.div_ceil(global),
+                };
+                assert!(ranks.iter().all(|batches| batches.len() == steps));
+                let mut once = Vec::new();
+                for batch in ranks.iter().flatten() {
+                    let mask = batch.mask();
+                    let padded = mask.iter().filter(|&&real| !real).count();
+                    assert_eq!(padded, batch.num_padded());
+                    let real = batch.sample_ids().iter().zip(mask);
+                    once.extend(real.filter(|(_, real)| *real).map(|(&id, _)| id));
+                    if tail != Tail::Short {
+                        assert_eq!(
+                            (batch.len(), batch.fields()[0].num_samples()),
+                            (batch_size, batch_size)
+                        );
+                    }
+                    // A repeated sample has its values too.
+                    for (i, &id) in batch.sample_ids().iter().enumerate() {
+                        let label = batch.field("label")?.as_slice::<i64>()?[i];
+                        assert_eq!(u64::try_from(label).unwrap(), id);
+                    }
+                }
+                once.sort_unstable();
+                once.dedup();
+                let expected = if tail == Tail::Drop {
+                    steps * global
+                } else {
+                    257
+                };
+                assert_eq!(once.len(), expected, "{shuffle:?} {tail:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn replicas_receive_the_same_samples() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    let rank = |rank| -> Result<Vec<u64>> {
+        let loader = Loader::builder()
+            .shuffle(Shuffle::windowed())
+            .rank(rank, 4)
+            .replicas(2)
+            .open_dataset(&dataset)?;
+        assert_eq!(loader.num_batches(8), 257_u64.div_ceil(16));
+        Ok(ids(&all(&loader, 8)?))
+    };
+    let ranks = (0..4).map(rank).collect::<Result<Vec<_>>>()?;
+    assert_eq!(ranks[0], ranks[1]);
+    assert_eq!(ranks[2], ranks[3]);
+    let mut both = [ranks[0].clone(), ranks[2].clone()].concat();
+    both.sort_unstable();
+    assert_eq!(both, (0..257).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn what_is_not_this_loaders_state_is_refused_and_named() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    let other = write(&dir.path().join("other"))?;
+    let open = |builder: LoaderBuilder| builder.open_dataset(&dataset);
+    let windowed = || Loader::builder().shuffle(Shuffle::Windowed { window: 8 });
+    let state = open(windowed())?.state()?;
+    let message = |mut loader: Loader| {
+        let error = loader.load_state(&state).unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::StateMismatch { .. }),
+            "{error}"
+        );
+        error.to_string()
+    };
+    assert!(message(open(windowed().seed(1))?).contains("seed is 0 in the state and 1 here"));
+    assert!(message(open(Loader::builder())?).contains("shuffle"));
+    let wider = Loader::builder().shuffle(Shuffle::Windowed { window: 9 });
+    assert!(message(open(wider)?).contains("shuffle_window is 8 in the state and 9 here"));
+    assert!(message(open(windowed().lanes(4))?).contains("lanes"));
+    assert!(message(open(windowed().repeat(2))?).contains("repeat"));
+    assert!(message(open(windowed().range(0..100))?).contains("selection"));
+    assert!(message(windowed().open_dataset(&other)?).contains("fingerprint"));
+    // Another way to get there is no other order.
+    let mut same = open(windowed().num_workers(1).tail(Tail::Pad).rank(1, 2))?;
+    same.load_state(&state)?;
+    Ok(())
+}
+
+#[test]
+fn selections_hold_together_with_shuffles_ranks_and_resumes() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    let third = Bitmap::from_predicate(&dataset, ["label"], |batch, i| {
+        Ok(batch.field("label")?.as_slice::<i64>()?[i] % 3 == 0)
+    })?;
+    let third = Arc::new(third);
+    let split = |part: std::ops::Range<f64>| {
+        move |builder: LoaderBuilder| builder.split(Split::by_id(part.clone()))
+    };
+    type Select = Box<dyn Fn(LoaderBuilder) -> LoaderBuilder>;
+    let by_three = Arc::clone(&third);
+    let selections: Vec<(Select, Option<Vec<u64>>)> = vec![
+        (Box::new(|b| b.range(30..100)), Some((30..100).collect())),
+        (
+            Box::new(|b| b.every_nth(4, 1)),
+            Some((1..257).step_by(4).collect()),
+        ),
+        (
+            Box::new(move |b| b.filter(Arc::clone(&by_three))),
+            Some((0..257).step_by(3).collect()),
+        ),
+        (
+            Box::new(|b| b.indices(vec![200, 3, 3, 77, 200, 1])),
+            Some(vec![1, 3, 3, 77, 200, 200]),
+        ),
+        (Box::new(split(0.0..0.7)), None),
+        (Box::new(|b| b.range(0..0)), Some(Vec::new())),
+    ];
+    for (select, expected) in &selections {
+        for shuffle in MODES {
+            for repeat in [1, 2] {
+                let open = |rank, world| {
+                    select(Loader::builder().shuffle(shuffle).rank(rank, world))
+                        .repeat(repeat)
+                        .open_dataset(&dataset)
+                };
+                let whole = open(0, 1)?;
+                let order = ids(&all(&whole, 6)?);
+                if let Some(expected) = expected {
+                    let n = expected.len();
+                    for pass in order.chunks(n.max(1)) {
+                        let mut pass = pass.to_vec();
+                        pass.sort_unstable();
+                        assert_eq!(pass, *expected, "{shuffle:?}");
+                    }
+                    assert_eq!(order.len(), n * usize::try_from(repeat).unwrap());
+                    if repeat == 2 && n > 60 && shuffle != Shuffle::None {
+                        assert_ne!(order[..n], order[n..]);
+                    }
+                }
+                let mut ranks = Vec::new();
+                for rank in 0..3 {
+                    ranks.extend(ids(&all(&open(rank, 3)?, 2)?));
+                }
+                ranks.sort_unstable();
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert_eq!(ranks, sorted, "{shuffle:?}");
+                let mut loader = open(0, 1)?;
+                let taken: Result<Vec<Batch>> = loader.batches(6).take(4).collect();
+                let taken = ids(&taken?);
+                loader.load_state(&loader.state()?)?;
+                assert_eq!([taken, ids(&all(&loader, 6)?)].concat(), order);
+            }
+        }
+    }
+    let key = Loader::builder().split(Split::by_key(0.0..0.5));
+    let error = key.open_dataset(&dataset).unwrap_err();
+    assert!(error.to_string().contains("key field"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn an_epoch_ends_on_the_shards_it_began_with() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let field = || FieldSpec::new("x", DType::U8, [3]);
+    let fill = |mut writer: ShardWriter, n: u8| -> Result<()> {
+        for i in 0..n {
+            writer.append(&[("x", TensorView::new(DType::U8, &[3], &[i; 3])?)])?;
+        }
+        writer.finish()?;
+        Ok(())
+    };
+    let builder = || ShardWriter::builder().samples_per_chunk(4);
+    fill(builder().field(field()).create(&path)?, 50)?;
+    for shuffle in MODES {
+        let open = || Loader::builder().shuffle(shuffle).open(&path);
+        let before = open()?;
+        let n = before.num_samples();
+        let expected = ids(&all(&before, 7)?);
+        let taken: Result<Vec<Batch>> = before.batches(7).take(3).collect();
+        drop(taken?);
+        let state = before.state()?;
+        fill(builder().append_to(&path)?, 30)?;
+        let mut after = open()?;
+        assert_eq!(after.num_samples(), n + 30);
+        after.load_state(&state)?;
+        assert_eq!(after.num_samples(), n);
+        assert_eq!(ids(&all(&after, 7)?), expected[21..], "{shuffle:?}");
+        assert_eq!(after.state()?.num_samples(), n);
+        // The next epoch has what was appended.
+        after.set_epoch(1);
+        assert_eq!(
+            all(&after, 7)?.iter().map(Batch::len).sum::<usize>() as u64,
+            n + 30
+        );
+        // The longer dataset's state is not the shorter one's.
+        let longer = after.state()?;
+        assert!(after.load_state(&longer).is_ok());
+        let mut short = before.clone();
+        let error = short.load_state(&longer).unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::StateMismatch { .. }),
+            "{error}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn another_global_batch_size_goes_on_where_the_state_stands() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"))?;
+    for shuffle in MODES {
+        let mut loader = Loader::builder().shuffle(shuffle).open_dataset(&dataset)?;
+        let expected = ids(&all(&loader, 10)?);
+        let taken: Result<Vec<Batch>> = loader.batches(10).take(3).collect();
+        let mut found = ids(&taken?);
+        loader.load_state(&loader.state()?)?;
+        found.extend(ids(&all(&loader, 7)?));
+        assert_eq!(found, expected);
+    }
+    let wrong = Loader::builder()
+        .rank(0, 2)
+        .global_batch_size(20)
+        .open_dataset(&dataset)?;
+    assert_eq!(wrong.batch_size(), Some(10));
+    let error = wrong.batches(20).next().unwrap().unwrap_err();
+    assert!(
+        error.to_string().contains("batch_size is 10, not 20"),
+        "{error}"
+    );
+    let odd = Loader::builder()
+        .rank(0, 3)
+        .global_batch_size(20)
+        .open_dataset(&dataset)?;
+    assert_eq!(odd.batch_size(), None);
+    assert!(odd.batches(7).next().unwrap().is_err());
+    Ok(())
+}
