@@ -20,6 +20,14 @@ fn dequantize(c: &mut Criterion) {
         "uint8:asym",
         "int16",
         "int4:per-group=32:scale=f16",
+        "int4:per-group=128:scale=f16",
+        "abs_error:0.01:bits=8:range=-4..4",
+        "abs_error:0.001:bits=16",
+        "fp8",
+        "nf4",
+        "mxfp8",
+        "mxint8",
+        "mxfp4",
     ] {
         let quant = QuantSpec::parse(spec).expect("a quantizer");
         let path = write(

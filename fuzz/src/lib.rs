@@ -134,13 +134,18 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
-const QUANTIZERS: [&str; 6] = [
+const QUANTIZERS: [&str; 11] = [
     "identity",
     "f16",
     "f8e5m2:saturate",
     "uint8:asym:per-sample",
     "uint4:asym:per-group=5:scale=bf16",
     "int8:patch",
+    "abs_error:0.01:bits=16:patch",
+    "fp8:per-group=3:patch",
+    "nf4:per-group=5",
+    "mxfp8-e5m2",
+    "mxfp4",
 ];
 
 /// Small valid shards: every codec with every quantizer, and ragged fields.

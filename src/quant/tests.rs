@@ -1,10 +1,13 @@
 //! Tests over every quantizer.
 
-use half::{bf16, f16};
 use proptest::prelude::*;
 
 mod abs_error;
+mod affine;
+mod cast;
 mod scaled;
+mod speed;
+mod syntax;
 
 use super::*;
 use crate::kernel::convert::{convert, from_f32, to_f64};
@@ -230,7 +233,7 @@ fn check_bound(
     assert!((q.errors.sum_sq_error - sq_error).abs() <= 1e-12 * sq_error);
     assert!((q.errors.sum_sq_source - sq_source).abs() <= 1e-12 * sq_source);
     if let QuantParams::Affine(p) = params {
-        let qmax = f64::from(affine::q_range(p).1);
+        let qmax = f64::from(super::affine::q_range(p).1);
         for (i, (s, d)) in source
             .iter()
             .zip(&decoded)
@@ -385,58 +388,6 @@ proptest! {
     }
 }
 
-#[test]
-fn casts_round_trip_what_they_can_hold() -> Result<()> {
-    for dtype in SOURCES {
-        for name in ["f16", "bf16", "f8e4m3fn", "f8e5m2", "f32"] {
-            let Ok(params) = QuantSpec::parse(name)?.resolve(dtype, Some(1)) else {
-                continue;
-            };
-            check_bound(
-                &params,
-                dtype,
-                &[700],
-                3,
-                &as_dtype(&values(2100, 5, 100.0), dtype),
-            )?;
-            let exact = [0.0f32, -0.0, 1.0, -1.75, 0.5, 448.0, -2.0];
-            let src = as_dtype(&exact, dtype);
-            let q = quantize(&params, dtype, &[7], 1, &src, None)?;
-            assert_eq!(
-                dequantize(&params, dtype, &[7], 1, &q.codes, &Scales::default(), dtype)?,
-                src
-            );
-            assert_eq!(q.errors.max_abs_error, 0.0);
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn cast_rounds_and_keeps_nan_and_infinity() -> Result<()> {
-    let params = resolve("f16", DType::F32, 1);
-    let x = [
-        1.0f32 / 3.0,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        f32::from_bits(0xFFC0_0000),
-        6e-8,
-        65519.0,
-    ];
-    let q = quantize(&params, DType::F32, &[6], 1, &f32_bytes(&x), None)?;
-    let codes: Vec<u16> = q
-        .codes
-        .as_chunks::<2>()
-        .0
-        .iter()
-        .map(|b| u16::from_le_bytes(*b))
-        .collect();
-    assert_eq!(codes, [0x3555, 0x7C00, 0xFC00, 0xFE00, 0x0001, 0x7BFF]);
-    assert_eq!((q.errors.count, q.errors.non_finite), (3, 3));
-    assert_eq!(q.errors.max_abs_error, 15.0);
-    Ok(())
-}
-
 fn one(text: &str, dtype: DType, x: f64) -> Result<(f64, Quantized)> {
     let src = match dtype {
         DType::F64 => x.to_le_bytes().to_vec(),
@@ -553,149 +504,6 @@ fn unrepresentable_names_the_sample_and_patches_count_on() -> Result<()> {
 }
 
 #[test]
-fn extreme_values_are_within_the_bound() -> Result<()> {
-    let tiny = f32::from_bits(1);
-    let cases: [&[f32]; 8] = [
-        &[0.0; 5],
-        &[-0.0; 5],
-        &[7.25; 5],
-        &[-7.25; 5],
-        &[tiny, -tiny, 0.0, 2.0 * tiny],
-        &[f32::MIN_POSITIVE, -tiny, 0.0],
-        &[f32::MAX, 1.0, -f32::MAX, 0.0],
-        &[f32::MAX, f32::MAX / 2.0],
-    ];
-    for x in cases {
-        for text in [
-            "int4",
-            "uint4:asym",
-            "int8",
-            "uint8",
-            "int8:asym",
-            "uint8:asym",
-            "int16",
-            "uint16:asym",
-        ] {
-            for dtype in [DType::F32, DType::F64, DType::BF16] {
-                let largest = crate::kernel::convert::largest(dtype);
-                let x: Vec<f32> = x.iter().map(|x| x.clamp(-largest, largest)).collect();
-                check_bound(
-                    &resolve(text, dtype, 1),
-                    dtype,
-                    &[x.len()],
-                    1,
-                    &as_dtype(&x, dtype),
-                )?;
-            }
-        }
-    }
-    let x = [65504.0, -65504.0, 3.0, 65000.0];
-    for scale in ["f16", "f32"] {
-        for name in ["int8", "int4", "uint8:asym", "int16"] {
-            let params = resolve(&format!("{name}:scale={scale}"), DType::F16, 1);
-            check_bound(&params, DType::F16, &[4], 1, &as_dtype(&x, DType::F16))?;
-        }
-    }
-    Ok(())
-}
-
-#[test]
-fn empty_samples_have_the_scales_of_the_specification() -> Result<()> {
-    for (text, shape, scales) in [
-        ("int8", vec![0], 1),
-        ("int8:asym", vec![3, 0], 1),
-        ("int8:per-group=4", vec![3, 0], 0),
-        ("int8:per-group=4", vec![0, 9], 0),
-        ("int8:per-group=4", vec![], 1),
-        ("int8:per-group=4", vec![2, 9], 6),
-        ("int4:per-channel=0", vec![3, 0], 3),
-    ] {
-        let params = resolve(text, DType::F32, shape.len());
-        let n = num_elements(&shape).unwrap();
-        let q = quantize(&params, DType::F32, &shape, 2, &vec![0; 8 * n], None)?;
-        assert_eq!(q.scales.len(), 2 * 4 * scales, "{text} {shape:?}");
-        assert_eq!(params.scales_per_sample(&shape), scales);
-        assert!(
-            q.scales
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .all(|s| f32::from_le_bytes(*s) == 1.0)
-        );
-        dequantize(
-            &params,
-            DType::F32,
-            &shape,
-            2,
-            &q.codes,
-            &scales_of(&params, &q, None)?,
-            DType::F32,
-        )?;
-    }
-    Ok(())
-}
-
-#[test]
-fn odd_nibbles_are_zero_and_every_sample_starts_at_a_byte() -> Result<()> {
-    let params = resolve("int4", DType::F32, 1);
-    let x = [7.0f32, -7.0, 1.0, 2.0, -7.0, 7.0];
-    let q = quantize(&params, DType::F32, &[3], 2, &f32_bytes(&x), None)?;
-    assert_eq!(q.codes, [0x97, 0x01, 0x92, 0x07]);
-    check_bound(&params, DType::F32, &[3], 2, &f32_bytes(&x))
-}
-
-#[test]
-fn static_scales_are_used_as_given_and_the_rest_is_policy() -> Result<()> {
-    let table = Scales {
-        scales: vec![0.5],
-        zero_points: vec![],
-    };
-    let spec = QuantSpec::int8().per_tensor().scales(table.clone());
-    let params = spec.resolve(DType::F32, Some(1))?;
-    let q = quantize(
-        &params,
-        DType::F32,
-        &[4],
-        1,
-        &f32_bytes(&[63.75, -63.5, 0.3, 1.0]),
-        Some(&table),
-    )?;
-    assert_eq!(q.codes, [127, 0x81, 1, 2]);
-    assert!(q.scales.is_empty());
-    let outside = f32_bytes(&[64.0, 0.0]);
-    assert!(quantize(&params, DType::F32, &[2], 1, &outside, Some(&table)).is_err());
-    assert!(quantize(&params, DType::F32, &[2], 1, &outside, None).is_err());
-    let params = spec
-        .clone()
-        .non_finite(NonFinite::Patch)
-        .resolve(DType::F32, Some(1))?;
-    let q = quantize(&params, DType::F32, &[2], 1, &outside, Some(&table))?;
-    assert_eq!(
-        (q.codes, q.patch_values, q.errors.count),
-        (vec![0, 0], 64f32.to_le_bytes().to_vec(), 2)
-    );
-    let params = spec
-        .non_finite(NonFinite::Saturate)
-        .resolve(DType::F32, Some(1))?;
-    let q = quantize(&params, DType::F32, &[2], 1, &outside, Some(&table))?;
-    assert_eq!((q.codes, q.errors.max_abs_error), (vec![127, 0], 0.5));
-    for bad in [
-        vec![0.0],
-        vec![-1.0],
-        vec![f32::NAN],
-        vec![1e-40],
-        vec![1.0, 1.0],
-    ] {
-        let spec = QuantSpec::int8().per_tensor().scales(Scales {
-            scales: bad,
-            zero_points: vec![],
-        });
-        assert!(spec.resolve(DType::F32, Some(1)).is_err());
-    }
-    Ok(())
-}
-
-#[test]
 fn identity_is_bit_exact_and_converts() -> Result<()> {
     for dtype in DType::all() {
         let src: Vec<u8> = (0..dtype.size() * 60)
@@ -728,138 +536,6 @@ fn identity_is_bit_exact_and_converts() -> Result<()> {
         )?;
     }
     Ok(())
-}
-
-#[test]
-fn params_round_trip_and_specs_have_one_syntax() -> Result<()> {
-    let mut texts = vec!["identity".to_owned()];
-    for cast in ["f16", "bf16", "f8e4m3fn", "f8e5m2", "f32"] {
-        texts.extend(["", ":saturate", ":patch"].map(|policy| format!("{cast}{policy}")));
-    }
-    for name in ["int4", "uint4", "int8", "uint8", "int16", "uint16"] {
-        for asym in ["", ":asym"] {
-            for granularity in ["", ":per-tensor", ":per-channel=2", ":per-group=32"] {
-                for scale in ["", ":scale=f16", ":scale=bf16"] {
-                    texts.push(format!("{name}{asym}{granularity}{scale}:patch"));
-                }
-            }
-        }
-    }
-    for text in texts {
-        let spec = QuantSpec::parse(&text)?;
-        assert_eq!(spec.to_string(), text);
-        let params = spec.resolve(DType::F64, Some(3))?;
-        let mut bytes = Vec::new();
-        params.emit(&mut bytes);
-        assert_eq!(QuantParams::parse_stage(params.id().get(), &bytes)?, params);
-        bytes.push(0);
-        assert!(
-            QuantParams::parse_stage(params.id().get(), &bytes)
-                .unwrap_err()
-                .is_corrupt()
-        );
-        for i in 0..bytes.len() - 1 {
-            let mut wrong = bytes[..bytes.len() - 1].to_vec();
-            wrong[i] = 0xEE;
-            // Only an axis or a group size can be that large, and an axis cannot.
-            let parsed = QuantParams::parse_stage(params.id().get(), &wrong);
-            assert!(parsed.is_err() || (8..12).contains(&i), "{text} {i}");
-        }
-    }
-    assert_eq!(QuantSpec::parse("int8:per-sample")?, QuantSpec::int8());
-    for wrong in [
-        "",
-        "f64",
-        "u8",
-        "int5",
-        "int8:",
-        "int8:asym=1",
-        "int8:per-group",
-        "int8:per-channel=x",
-        "identity:asym",
-        "f16:scale=f16",
-        "int8:scale=q",
-        "identity:patch",
-    ] {
-        assert!(QuantSpec::parse(wrong).is_err(), "{wrong}");
-    }
-    assert!(
-        QuantSpec::identity()
-            .asymmetric()
-            .resolve(DType::F32, None)
-            .is_err()
-    );
-    assert!(QuantSpec::int8().resolve(DType::I32, None).is_err());
-    assert!(
-        QuantSpec::int8()
-            .per_channel(2)
-            .resolve(DType::F32, Some(2))
-            .is_err()
-    );
-    assert!(
-        QuantSpec::int8()
-            .per_channel(0)
-            .resolve(DType::F32, None)
-            .is_err()
-    );
-    assert!(
-        QuantSpec::int8()
-            .per_group(0)
-            .resolve(DType::F32, None)
-            .is_err()
-    );
-    assert!(
-        QuantSpec::int8()
-            .scale_dtype(DType::F64)
-            .resolve(DType::F32, None)
-            .is_err()
-    );
-    assert!(
-        QuantSpec::cast(DType::F32)
-            .resolve(DType::F16, None)
-            .is_err()
-    );
-    assert!(
-        QuantParams::parse_stage(7, &[])
-            .unwrap_err()
-            .is_unsupported()
-    );
-    Ok(())
-}
-
-#[test]
-fn scales_and_zero_points_of_files_are_checked() {
-    for (scale, dtype, good) in [
-        (1.0, DType::F32, true),
-        (0.1, DType::F32, true),
-        (0.1, DType::F16, false),
-        (f16::MIN_POSITIVE.to_f32(), DType::F16, true),
-        (f16::MIN_POSITIVE.to_f32() / 2.0, DType::F16, false),
-        (bf16::MAX.to_f32(), DType::BF16, true),
-        (f32::MIN_POSITIVE, DType::F32, true),
-        (f32::MIN_POSITIVE / 2.0, DType::F32, false),
-        (f32::INFINITY, DType::F32, false),
-        (f32::NAN, DType::F32, false),
-        (-1.0, DType::F32, false),
-        (0.0, DType::F32, false),
-    ] {
-        assert_eq!(
-            scale::ScaleFormat::Float(dtype)
-                .validate(&[1.0, scale])
-                .is_ok(),
-            good,
-            "{scale} {dtype}"
-        );
-    }
-    let params = resolve("uint8:asym", DType::F32, 1);
-    assert!(params.validate_zero_points(&[0, 255]).is_ok());
-    assert!(
-        params
-            .validate_zero_points(&[256])
-            .unwrap_err()
-            .is_corrupt()
-    );
-    assert!(params.validate_zero_points(&[-1]).is_err());
 }
 
 #[test]
@@ -904,97 +580,4 @@ fn wrong_lengths_are_errors_not_panics() {
         assert!(quantize(&params, DType::F32, &[3], 1, &[0; 11], None).is_err());
         assert!(quantize(&params, DType::F32, &[usize::MAX, 9], 1, &[0; 12], None).is_err());
     }
-}
-
-/// Not a check: `cargo test --release quant_speed -- --ignored --nocapture`.
-#[test]
-#[ignore = "prints timings"]
-#[expect(clippy::print_stderr, reason = "prints timings")]
-fn quant_speed() -> Result<()> {
-    let (n, samples) = (16384usize, 16);
-    let x = values(n * samples, 3, 4.0);
-    let gigabytes = (x.len() * 4) as f64 / 1e9;
-    for text in [
-        "identity",
-        "f16",
-        "bf16",
-        "f8e4m3fn",
-        "int8",
-        "uint8:asym",
-        "int16",
-        "int4",
-        "int4:per-group=32:scale=f16",
-        "int4:per-group=64",
-        "int4:per-group=128",
-        "int8:per-channel=0",
-        "int8:per-channel=1",
-        "abs_error:0.001:bits=8",
-        "abs_error:0.001:bits=16",
-        "abs_error:0.001:bits=32",
-        "fp8",
-        "fp8-e5m2",
-        "nf4",
-        "mxfp8",
-        "mxfp8-e5m2",
-        "mxint8",
-        "mxfp4",
-    ] {
-        let params = resolve(text, DType::F32, 2);
-        let shape = [n / 64, 64];
-        let src = f32_bytes(&x);
-        let statics = Calibrator::new(&QuantSpec::from(params.clone()), DType::F32, &shape)
-            .ok()
-            .and_then(|mut c| c.observe(&src).map(|()| c.finish()).ok())
-            .and_then(|spec| spec.given_scales().cloned());
-        let start = std::time::Instant::now();
-        for _ in 0..50 {
-            std::hint::black_box(quantize(
-                &params,
-                DType::F32,
-                &shape,
-                samples,
-                &src,
-                statics.as_ref(),
-            )?);
-        }
-        let write = 50.0 * gigabytes / start.elapsed().as_secs_f64();
-        let q = quantize(&params, DType::F32, &shape, samples, &src, statics.as_ref())?;
-        let scales = scales_of(&params, &q, statics.as_ref())?;
-        let view = ScalesView {
-            scales: &scales.scales,
-            zero_points: &scales.zero_points,
-        };
-        let mut speeds = Vec::new();
-        for to in [DType::F32, DType::F16, DType::BF16] {
-            let count = x.len();
-            let mut dst = vec![0; count * to.size()];
-            let block = Block {
-                dtype: DType::F32,
-                shape: &shape,
-                first: 0,
-                count,
-                codes: &q.codes,
-                scales: view,
-            };
-            let start = std::time::Instant::now();
-            for _ in 0..200 {
-                params.quantizer().dequantize(
-                    &params,
-                    std::hint::black_box(&block),
-                    to,
-                    &mut dst,
-                )?;
-                std::hint::black_box(&mut dst);
-            }
-            speeds.push(format!(
-                "{to} {:.2}",
-                200.0 * dst.len() as f64 / 1e9 / start.elapsed().as_secs_f64()
-            ));
-        }
-        eprintln!(
-            "{text}: quantize {write:.2} GB/s of f32; dequantize GB/s of output: {}",
-            speeds.join(", ")
-        );
-    }
-    Ok(())
 }
