@@ -117,6 +117,123 @@ fn every_flipped_bit_is_found() -> Result<()> {
     Ok(())
 }
 
+/// Small shards of one field: every quantizer, split and filter that loses nothing of its own.
+fn shard_of_each_kind() -> Result<Vec<(String, Vec<u8>)>> {
+    let values: Vec<f32> = (0..6u16 * 64)
+        .map(|i| f32::from(i % 64) * 0.25 - f32::from(i / 64))
+        .collect();
+    let mut shards = Vec::new();
+    let mut add = |name: &str, field: FieldSpec| -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d");
+        let mut writer = ShardWriter::builder()
+            .field(field)
+            .samples_per_chunk(4)
+            .num_workers(1)
+            .shard_ids_from(1)
+            .create(&path)?;
+        for sample in values.chunks(64) {
+            let bytes = to_le_bytes(sample);
+            writer.append(&[("x", TensorView::new(DType::F32, &[4, 16], &bytes)?)])?;
+        }
+        writer.finish()?;
+        shards.push((name.to_owned(), fs::read(&shard_files(&path)[0]).unwrap()));
+        Ok(())
+    };
+    for quantizer in [
+        "f16",
+        "bf16",
+        "int16",
+        "int8",
+        "uint8:asym:per-sample:patch",
+        "int4:per-group=8:scale=f16",
+        "fp8",
+        "fp8-e5m2",
+        "nf4",
+        "mxint8",
+        "mxfp8",
+        "mxfp4",
+        "abs_error:0.01:bits=16",
+    ] {
+        let field = FieldSpec::new("x", DType::F32, [4, 16]).quantize(QuantSpec::parse(quantizer)?);
+        add(quantizer, field)?;
+    }
+    for split in [SplitId::FLOAT_SPLIT, SplitId::BYTE_SPLIT] {
+        let field = FieldSpec::new("x", DType::F32, [4, 16]).split(split);
+        add(
+            &split.to_string(),
+            field.codec(CodecSpec::parse("huffman")?),
+        )?;
+    }
+    for filter in [
+        "byte_shuffle",
+        "bit_shuffle",
+        "delta",
+        "float_order",
+        "predict:2d",
+    ] {
+        let filters = [tensorshard::FilterSpec::parse(filter)?];
+        add(
+            filter,
+            FieldSpec::new("x", DType::F32, [4, 16]).filter_specs(filters),
+        )?;
+    }
+    for codec in CODECS {
+        let field = FieldSpec::new("x", DType::F32, [4, 16]).codec(CodecSpec::parse(codec)?);
+        add(codec, field)?;
+    }
+    Ok(shards)
+}
+
+/// Calls `check` with every element of `0..n`, on all cores.
+fn on_all_cores(n: usize, check: &(dyn Fn(usize) + Sync)) {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if i >= n {
+                        return;
+                    }
+                    check(i);
+                }
+            });
+        }
+    });
+}
+
+/// R1 and R2 for each kind of shard: bytes replaced (by TENSORSHARD_SUBSTITUTIONS others, 15 unless asked, the eight
+/// flipped bits among them), truncations, zeros from each byte on.
+#[test]
+fn every_byte_of_every_kind_of_shard_matters() -> Result<()> {
+    let asked = std::env::var("TENSORSHARD_SUBSTITUTIONS").ok();
+    let substitutions: usize = asked.and_then(|n| n.parse().ok()).unwrap_or(15);
+    for (name, shard) in shard_of_each_kind()? {
+        let original = read_all(shard.clone())?;
+        on_all_cores(shard.len(), &|at| {
+            let mut bytes = shard.clone();
+            let bits = (0..8).map(|bit| 1u8 << bit);
+            let others = (1..=255u8).filter(|x| !x.is_power_of_two());
+            for change in bits.chain(others).take(substitutions) {
+                bytes[at] = shard[at] ^ change;
+                let what = format!("{name}: byte {at} of {} changed by {change}", shard.len());
+                let result = read_all(bytes.clone());
+                assert!(result.is_err(), "{what} was not noticed");
+                check(result, &original, &what);
+            }
+            let what = format!("{name}: cut to {at}");
+            assert_typed(&read_all(shard[..at].to_vec()).unwrap_err(), &what);
+            let mut bytes = shard.clone();
+            bytes[at..].fill(0);
+            let what = format!("{name}: zeros from {at}");
+            assert_typed(&read_all(bytes).unwrap_err(), &what);
+        });
+    }
+    Ok(())
+}
+
 #[test]
 fn every_truncation_and_extension_is_found() -> Result<()> {
     for codec in CODECS {
