@@ -124,7 +124,9 @@ class ShardWriter:
             self._native = self._open([])
         elif schema is not None:
             self._native = self._open([self._spec(name, _field(name, field)) for name, field in schema.items()])
-        if self._native is not None and not self._native.needs_calibration():
+        # Nothing must be seen first: what is wrong with the request is said now.
+        self._started = self._native is not None and not self._native.needs_calibration()
+        if self._native is not None and self._started:
             self._native.start()
 
     def _open(self, specs: list[dict[str, Any]]) -> _tensorshard.ShardWriter:
@@ -176,6 +178,8 @@ class ShardWriter:
     def calibrate(self, arrays: Mapping[str, Any]) -> None:
         """Shows data to quantizers with static scales (per tensor, per channel) or a range, before the first sample
         is appended: a first pass over all data, in as many calls as it takes. Arrays have a leading sample axis."""
+        if self._started and self._num_samples == 0:
+            return
         flat = self._values(arrays)
         self._ready(arrays, flat, 1).calibrate(flat)
 
