@@ -6,7 +6,7 @@
 
 use crate::kernel::simd::Level;
 
-use super::vector::{self, Vector};
+use super::vector::{self, Sums, Vector};
 use super::words::Words;
 use super::{Axis, Channels, Grid};
 
@@ -87,6 +87,11 @@ impl Plan {
         (first.is_multiple_of(whole) && len.is_multiple_of(whole)).then_some(plan)
     }
 
+    /// Whether neighbours are elements, in lines of whole 16 bytes or longer than vectors.
+    pub(super) fn sums_words(&self, grid: &Grid) -> bool {
+        self.pixel == grid.elem_size && (self.line.is_multiple_of(16) || self.line > self.lanes)
+    }
+
     /// The axes that are left to sum along.
     pub(super) fn rest<'a>(&self, grid: &'a Grid) -> &'a [Axis] {
         &grid.axes()[self.num_axes..]
@@ -148,7 +153,7 @@ fn to_u32(x: usize) -> u32 {
 
 impl Tables {
     #[inline(always)]
-    fn new(plan: &Plan, grid: &Grid, has_sums: bool) -> Self {
+    fn new(plan: &Plan, grid: &Grid, sums: Sums) -> Self {
         let mut tables = Self {
             steps: [[0x80; 64]; MAX_STEPS],
             num_steps: 0,
@@ -188,9 +193,14 @@ impl Tables {
                 };
             }
         }
-        let word = if pixel == 1 { 8 } else { 16 };
-        if has_sums && pixel == grid.elem_size && (line.is_multiple_of(word) || line > plan.lanes) {
-            tables.sum_words(pixel, line.min(plan.lanes));
+        let bytes_in_lines = sums == Sums::BytesInLines && pixel == 1 && grid.elem_size == 1;
+        if bytes_in_lines && (line.is_multiple_of(8) || line > plan.lanes) {
+            tables.sums = Some(kept_words(line.min(plan.lanes)));
+        } else if sums == Sums::Lines && plan.sums_words(grid) {
+            tables.sums = Some(if line > 16 { 1 } else { 0 });
+        } else if sums == Sums::BytesInLines && plan.sums_words(grid) {
+            tables.sums = Some(0);
+            tables.push_totals(pixel, line.min(plan.lanes));
         } else if pixel > 0 {
             let mut by = 1;
             while by * pixel < line.min(tables.bytes) {
@@ -217,25 +227,16 @@ impl Tables {
         tables
     }
 
-    /// Elements of `elem` bytes in lines of `line` bytes: [`Vector::sums`], and steps for what it leaves.
+    /// Elements of `elem` bytes in lines of `line` bytes that are summed within 16 bytes: the odd ones of these add the
+    /// total of those before, then the second pair that of the first.
     #[inline(always)]
-    fn sum_words(&mut self, elem: usize, line: usize) {
-        let mut kept = 0u64;
-        for word in 0..8 {
-            let before = word % (line / 8).max(1);
-            kept |= ((1 << before) - 1) << (8 * word + word - before);
-        }
-        self.sums = Some(kept);
-        if elem == 1 {
-            return;
-        }
-        // Of each 16 bytes in a line the odd ones add the total of those before, then the second pair that of the first.
-        for (by, from) in [(1, 1), (2, 2)] {
+    fn push_totals(&mut self, elem: usize, line: usize) {
+        for by in [1, 2] {
             if line > 16 * by {
                 let step = self.push();
                 for (i, from_byte) in step.iter_mut().enumerate() {
                     let place = i / 16 % (line / 16).max(1);
-                    let total = 16 * (i / 16 + from - place % (2 * by)) - elem + i % elem;
+                    let total = 16 * (i / 16 + by - place % (2 * by)) - elem + i % elem;
                     if place & by != 0 {
                         *from_byte = to_lane(to_u32(total));
                     }
@@ -261,6 +262,15 @@ impl Tables {
             step[i] = if coordinates[i] >= by { from } else { 0x80 };
         }
     }
+}
+
+/// For [`Vector::sums`]: each 8-byte word of a line of `line` bytes adds the totals of those before it.
+#[inline(always)]
+fn kept_words(line: usize) -> u64 {
+    (0..8).fold(0, |kept, word| {
+        let before = word % (line / 8).max(1);
+        kept | ((1 << before) - 1) << (8 * word + word - before)
+    })
 }
 
 /// The low byte: lanes are below 64.
@@ -300,11 +310,16 @@ pub(super) struct Lines<'a> {
 }
 
 impl Lines<'_> {
+    /// Bytes of a vector.
+    pub(super) fn lanes(&self) -> usize {
+        self.plan.lanes
+    }
+
     /// Steps of a number that the compiler knows stay in registers; one more that does nothing is cheap.
     #[inline(always)]
     pub(super) fn run<V: Vector, W: Words>(self) {
-        let tables = Tables::new(self.plan, self.grid, V::HAS_SUMS);
-        if V::HAS_SUMS && tables.sums.is_some() {
+        let tables = Tables::new(self.plan, self.grid, V::SUMS);
+        if V::SUMS != Sums::None && tables.sums.is_some() {
             return match tables.num_steps {
                 0 => self.run_steps::<V, W, 0, true>(&tables),
                 1 => self.run_steps::<V, W, 1, true>(&tables),

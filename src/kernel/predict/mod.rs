@@ -110,8 +110,10 @@ pub(crate) fn undo(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8]) {
 
 fn undo_words<W: Words>(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8]) {
     let level = simd::level();
-    let lanes = vector::lanes(level);
-    let plan = lanes.and_then(|lanes| lines::Plan::new(grid, first, src.len(), lanes));
+    let plan = vector::lanes(level).iter().find_map(|&lanes| {
+        lines::Plan::new(grid, first, src.len(), lanes)
+            .filter(|plan| lanes != vector::WORDS_ONLY || plan.sums_words(grid))
+    });
     let Some(plan) = plan else {
         return undo_by_axes::<W>(grid, first, src, dst);
     };

@@ -8,24 +8,29 @@ use super::words::Words;
 /// Byte i of the result is byte `table[i]`, or 0 if that is 0x80. A vector of 16 bytes uses the first 16.
 pub(super) type Table = [u8; 64];
 
-/// Bytes of the vectors of a level; `None` if it has none that can be permuted.
-pub(super) fn lanes(level: Level) -> Option<usize> {
+/// Bytes of the vectors of a level, the best first; none if it has none that can be permuted.
+pub(super) fn lanes(level: Level) -> &'static [usize] {
     #[cfg(target_arch = "x86_64")]
     match level {
-        Level::Scalar => None,
-        Level::Avx2 => Some(16),
-        Level::Avx512 => Some(64),
+        Level::Scalar => &[],
+        Level::Avx2 => &[WORDS_ONLY, 16],
+        Level::Avx512 => &[64],
     }
     #[cfg(target_arch = "aarch64")]
-    {
-        (level == Level::Neon).then_some(16)
+    match level {
+        Level::Neon => &[16],
+        Level::Scalar => &[],
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = level;
-        None
+        &[]
     }
 }
+
+/// Vectors of so many bytes are slow at any permutation across their halves: they are for lines whose elements
+/// [`Vector::sums`] adds.
+pub(super) const WORDS_ONLY: usize = 32;
 
 /// Runs `lines` with the vectors of a level; nothing without any.
 pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
@@ -37,6 +42,16 @@ pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = (level, lines);
+}
+
+/// What [`Vector::sums`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sums {
+    None,
+    /// Elements of any size within lines of whole 16 bytes.
+    Lines,
+    /// Bytes within lines of whole 8 bytes, wider elements within 16 bytes.
+    BytesInLines,
 }
 
 /// A vector. Its methods may only be called by code that runs where the instructions are.
@@ -53,11 +68,11 @@ pub(super) trait Vector: Copy {
     fn add<W: Words>(self, other: Self) -> Self;
     fn unzigzag<W: Words>(self) -> Self;
 
-    /// Whether [`Vector::sums`] is there, and faster than permutations.
-    const HAS_SUMS: bool;
+    /// Whether [`Vector::sums`] is there, and faster than permutations; and of which elements it sums whole lines.
+    const SUMS: Sums;
 
-    /// Sums neighbouring elements: bytes within whole lines, from the 8-byte words before that `kept` says (bit 8 i + j:
-    /// word i adds the total of word j), wider elements within 16 bytes.
+    /// Sums neighbouring elements: within lines if `kept` says which 8-byte words belong together (bit 8 i + j: word i
+    /// adds the total of word j), else within 16 bytes.
     fn sums<W: Words>(self, kept: u64) -> Self;
 }
 
@@ -65,7 +80,7 @@ pub(super) trait Vector: Copy {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Level, Lines, Table, Vector, Words};
+    use super::{Level, Lines, Sums, Table, Vector, WORDS_ONLY, Words};
 
     pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
         match level {
@@ -97,7 +112,7 @@ mod x86 {
     impl Vector for V16 {
         type Index = __m128i;
 
-        const HAS_SUMS: bool = false;
+        const SUMS: Sums = Sums::None;
 
         #[inline(always)]
         fn sums<W: Words>(self, _kept: u64) -> Self {
@@ -186,6 +201,148 @@ mod x86 {
         }
     }
 
+    /// 32 bytes, with AVX2.
+    #[derive(Clone, Copy)]
+    struct V32(__m256i);
+
+    #[expect(unsafe_code, reason = "std::arch")]
+    // SAFETY (of all blocks): `V32` is used by `avx2` alone. Loads and stores stay within slices whose length was
+    // compared.
+    impl Vector for V32 {
+        /// Bytes that come from the lower half, and from the upper.
+        type Index = [__m256i; 2];
+
+        const SUMS: Sums = Sums::Lines;
+
+        #[inline(always)]
+        fn sums<W: Words>(self, kept: u64) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let mut x = self;
+                if W::SIZE <= 1 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<1>(x.0)));
+                }
+                if W::SIZE <= 2 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<2>(x.0)));
+                }
+                if W::SIZE <= 4 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<4>(x.0)));
+                }
+                x = x.add::<W>(Self(_mm256_bslli_epi128::<8>(x.0)));
+                if kept == 0 {
+                    return x;
+                }
+                // The upper half adds the total of the lower one.
+                let total = match W::SIZE {
+                    1 => _mm256_set1_epi8(15),
+                    2 => _mm256_set1_epi16(0x0F0E),
+                    4 => _mm256_set1_epi32(0x0F0E_0D0C),
+                    _ => _mm256_set1_epi64x(0x0F0E_0D0C_0B0A_0908),
+                };
+                let low = _mm256_permute2x128_si256::<0x08>(x.0, x.0);
+                x.add::<W>(Self(_mm256_shuffle_epi8(low, total)))
+            }
+        }
+
+        #[inline(always)]
+        fn zero() -> Self {
+            // SAFETY: as above.
+            Self(unsafe { _mm256_setzero_si256() })
+        }
+
+        #[inline(always)]
+        fn load(src: &[u8]) -> Self {
+            if let Some(src) = src.first_chunk::<32>() {
+                // SAFETY: as above; 32 bytes are there.
+                return Self(unsafe { _mm256_loadu_si256(src.as_ptr().cast()) });
+            }
+            let mut copy = [0u8; 32];
+            copy[..src.len()].copy_from_slice(src);
+            // SAFETY: as above; 32 bytes are there.
+            Self(unsafe { _mm256_loadu_si256(copy.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn store(self, dst: &mut [u8], len: usize) {
+            if let Some(dst) = dst.first_chunk_mut::<32>() {
+                // SAFETY: as above; 32 bytes are there.
+                return unsafe { _mm256_storeu_si256(dst.as_mut_ptr().cast(), self.0) };
+            }
+            let mut copy = [0u8; 32];
+            // SAFETY: as above; 32 bytes are there.
+            unsafe { _mm256_storeu_si256(copy.as_mut_ptr().cast(), self.0) };
+            dst[..len].copy_from_slice(&copy[..len]);
+        }
+
+        #[inline(always)]
+        fn index(table: &Table) -> [__m256i; 2] {
+            let index = Self::load(table).0;
+            // SAFETY: as above. What is not in a half gets bit 7.
+            unsafe {
+                let upper = _mm256_set1_epi8(0x70);
+                let in_high = _mm256_sub_epi8(index, _mm256_set1_epi8(16));
+                [
+                    _mm256_adds_epu8(index, upper),
+                    _mm256_adds_epu8(in_high, upper),
+                ]
+            }
+        }
+
+        #[inline(always)]
+        fn permute(self, [in_low, in_high]: [__m256i; 2]) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let low = _mm256_permute2x128_si256::<0x00>(self.0, self.0);
+                let high = _mm256_permute2x128_si256::<0x11>(self.0, self.0);
+                _mm256_or_si256(
+                    _mm256_shuffle_epi8(low, in_low),
+                    _mm256_shuffle_epi8(high, in_high),
+                )
+            })
+        }
+
+        #[inline(always)]
+        fn add<W: Words>(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                match W::SIZE {
+                    1 => _mm256_add_epi8(self.0, other.0),
+                    2 => _mm256_add_epi16(self.0, other.0),
+                    4 => _mm256_add_epi32(self.0, other.0),
+                    _ => _mm256_add_epi64(self.0, other.0),
+                }
+            })
+        }
+
+        #[inline(always)]
+        fn unzigzag<W: Words>(self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let (zero, z) = (_mm256_setzero_si256(), self.0);
+                match W::SIZE {
+                    1 => {
+                        let half =
+                            _mm256_and_si256(_mm256_srli_epi16::<1>(z), _mm256_set1_epi8(0x7F));
+                        let odd = _mm256_and_si256(z, _mm256_set1_epi8(1));
+                        _mm256_xor_si256(half, _mm256_sub_epi8(zero, odd))
+                    }
+                    2 => {
+                        let odd = _mm256_and_si256(z, _mm256_set1_epi16(1));
+                        _mm256_xor_si256(_mm256_srli_epi16::<1>(z), _mm256_sub_epi16(zero, odd))
+                    }
+                    4 => {
+                        let odd = _mm256_and_si256(z, _mm256_set1_epi32(1));
+                        _mm256_xor_si256(_mm256_srli_epi32::<1>(z), _mm256_sub_epi32(zero, odd))
+                    }
+                    _ => {
+                        let odd = _mm256_and_si256(z, _mm256_set1_epi64x(1));
+                        _mm256_xor_si256(_mm256_srli_epi64::<1>(z), _mm256_sub_epi64(zero, odd))
+                    }
+                }
+            })
+        }
+    }
+
     /// 8 bytes of value 8.
     const EIGHTS: i64 = 0x0808_0808_0808_0808;
 
@@ -199,7 +356,7 @@ mod x86 {
     impl Vector for V64 {
         type Index = (__mmask64, __m512i);
 
-        const HAS_SUMS: bool = true;
+        const SUMS: Sums = Sums::BytesInLines;
 
         #[inline(always)]
         fn sums<W: Words>(self, kept: u64) -> Self {
@@ -333,7 +490,11 @@ mod x86 {
 
     #[target_feature(enable = "avx2,bmi2,f16c")]
     fn avx2<W: Words>(lines: Lines<'_>) {
-        lines.run::<V16, W>();
+        if lines.lanes() == WORDS_ONLY {
+            lines.run::<V32, W>();
+        } else {
+            lines.run::<V16, W>();
+        }
     }
 
     #[target_feature(enable = "avx2,bmi2,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,gfni")]
@@ -358,7 +519,7 @@ mod neon {
     impl Vector for V16 {
         type Index = uint8x16_t;
 
-        const HAS_SUMS: bool = false;
+        const SUMS: Sums = Sums::None;
 
         #[inline(always)]
         fn sums<W: Words>(self, _kept: u64) -> Self {
