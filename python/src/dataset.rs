@@ -41,14 +41,16 @@ impl Dataset {
     /// The dataset of this process.
     fn current(&self, py: Python<'_>) -> PyResult<tensorshard::Dataset> {
         // Held only with the interpreter's lock, so that no fork can come in between.
-        let mut held = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(dataset) = held.get() {
             return Ok(dataset.clone());
         }
+        drop(held);
         let options = self.options.clone();
         let dataset = py
             .detach(|| open(options, &self.path, self.fields.as_ref()))
             .map_err(raise)?;
+        let mut held = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *held = Local::new(dataset.clone());
         Ok(dataset)
     }

@@ -34,6 +34,7 @@ fn make(py: Python<'_>, error: &Error) -> PyResult<PyErr> {
             extra.set_item("sample", sample)?;
             "UnrepresentableError"
         }
+        ErrorKind::StateMismatch { .. } => "StateMismatchError",
         ErrorKind::WorkerPanicked { .. } => "WorkerPanickedError",
         _ => "TensorshardError",
     };

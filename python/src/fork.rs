@@ -42,6 +42,12 @@ impl<T> Local<T> {
             .filter(|_| self.generation == generation())
     }
 
+    /// As [`Local::get`].
+    pub(crate) fn get_mut(&mut self) -> Option<&mut T> {
+        let here = self.generation == generation();
+        self.value.as_mut().filter(|_| here)
+    }
+
     /// The value, wherever: only for memory that needs no lock to be read.
     pub(crate) fn get_anywhere(&self) -> Option<&T> {
         self.value.as_ref()

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tensorshard::{FieldOutput, IoMode, LoaderBuilder, LoaderStats, Ragged, Shuffle};
+use tensorshard::{
+    FieldOutput, IoMode, LoaderBuilder, LoaderState, LoaderStats, Ragged, Shuffle, Tail,
+};
 
 use crate::batch::{Delivery, RaggedAs};
 use crate::dtype;
@@ -81,18 +83,35 @@ fn output_of(dict: &Bound<'_, PyDict>) -> PyResult<(FieldOutput, Option<RaggedAs
     Ok((output, ragged))
 }
 
+fn tail_of(text: &str) -> PyResult<Tail> {
+    match text {
+        "short" => Ok(Tail::Short),
+        "drop" => Ok(Tail::Drop),
+        "pad" => Ok(Tail::Pad),
+        _ => Err(invalid(format!(
+            "{text:?} is no tail; they are short, drop and pad"
+        ))),
+    }
+}
+
 impl Loader {
-    /// The loader of this process.
-    fn current(&self, py: Python<'_>) -> PyResult<tensorshard::Loader> {
+    /// Does something with the loader of this process.
+    fn with<T>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut tensorshard::Loader) -> tensorshard::Result<T>,
+    ) -> PyResult<T> {
         // Held only with the interpreter's lock, so that no fork can come in between.
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loader) = open.get() {
-            return Ok(loader.clone());
+        if open.get().is_none() {
+            drop(open);
+            let (options, path) = (self.options.clone(), &self.path);
+            let loader = py.detach(|| options.open(path)).map_err(raise)?;
+            open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            *open = Local::new(loader);
         }
-        let (options, path) = (self.options.clone(), &self.path);
-        let loader = py.detach(|| options.open(path)).map_err(raise)?;
-        *open = Local::new(loader.clone());
-        Ok(loader)
+        let loader = open.get_mut().ok_or_else(|| forked("loader"))?;
+        work(loader).map_err(raise)
     }
 }
 
@@ -100,9 +119,9 @@ impl Loader {
 impl Loader {
     #[new]
     #[pyo3(signature = (
-        path, *, fields=None, outputs=None, dtype=None, shuffle="none", shuffle_window=None, seed=0, drop_last=false,
+        path, *, fields=None, outputs=None, dtype=None, shuffle="none", shuffle_window=None, seed=0,
         num_workers=0, prefetch=None, memory_budget=None, io="auto", verify_checksums=true, ragged="list",
-        quantized=false, dlpack=false, sample_ids=false
+        quantized=false, dlpack=false, sample_ids=false, rank=None, tail="short", lanes=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
@@ -114,7 +133,6 @@ impl Loader {
         shuffle: &str,
         shuffle_window: Option<u32>,
         seed: u64,
-        drop_last: bool,
         num_workers: usize,
         prefetch: Option<usize>,
         memory_budget: Option<u64>,
@@ -124,11 +142,14 @@ impl Loader {
         quantized: bool,
         dlpack: bool,
         sample_ids: bool,
+        rank: Option<(u64, u64)>,
+        tail: &str,
+        lanes: Option<u32>,
     ) -> PyResult<Self> {
         let mut options = LoaderBuilder::default()
             .shuffle(shuffle_of(shuffle, shuffle_window)?)
             .seed(seed)
-            .drop_last(drop_last)
+            .tail(tail_of(tail)?)
             .num_workers(num_workers)
             .io(io_of(io)?)
             .verify_checksums(verify_checksums);
@@ -137,6 +158,12 @@ impl Loader {
         }
         if let Some(name) = dtype {
             options = options.dtype(dtype::parse(name)?);
+        }
+        if let Some((rank, world_size)) = rank {
+            options = options.rank(rank, world_size);
+        }
+        if let Some(lanes) = lanes {
+            options = options.lanes(lanes);
         }
         if let Some(batches) = prefetch {
             options = options.prefetch(batches);
@@ -195,20 +222,28 @@ impl Loader {
         })
     }
 
+    /// Samples of an epoch, of all ranks together.
     #[getter]
     fn num_samples(&self, py: Python<'_>) -> PyResult<u64> {
-        Ok(self.current(py)?.num_samples())
+        self.with(py, |loader| Ok(loader.num_samples()))
+    }
+
+    /// This process among those that share an epoch: rank and world size.
+    #[getter]
+    fn distribution(&self, py: Python<'_>) -> PyResult<(u64, u64)> {
+        let found = self.with(py, |loader| Ok(loader.distribution()))?;
+        Ok((found.rank(), found.world_size()))
     }
 
     fn num_batches(&self, py: Python<'_>, batch_size: usize) -> PyResult<u64> {
-        Ok(self.current(py)?.num_batches(batch_size))
+        self.with(py, |loader| Ok(loader.num_batches(batch_size)))
     }
 
     /// The fields that are delivered.
     fn fields<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
-        let loader = self.current(py)?;
+        let dataset = self.with(py, |loader| Ok(loader.dataset().clone()))?;
         let list = PyList::empty(py);
-        for field in loader.dataset().fields() {
+        for field in dataset.fields() {
             list.append(field::describe(py, field)?)?;
         }
         Ok(list)
@@ -216,29 +251,50 @@ impl Loader {
 
     /// For each field that is delivered quantized what `dequantize` must know.
     fn quantization<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let loader = self.current(py)?;
+        let dataset = self.with(py, |loader| Ok(loader.dataset().clone()))?;
         let dict = PyDict::new(py);
         for name in self.delivery.quantized(py) {
-            let field = loader.dataset().schema().field(&name).map_err(raise)?;
+            let field = dataset.schema().field(&name).map_err(raise)?;
             dict.set_item(&name, field::quantization(py, field)?)?;
         }
         Ok(dict)
     }
 
-    /// One epoch.
+    /// The next iteration is of this epoch.
+    fn set_epoch(&self, py: Python<'_>, epoch: u64) -> PyResult<()> {
+        self.with(py, |loader| {
+            loader.set_epoch(epoch);
+            Ok(())
+        })
+    }
+
+    /// One epoch, or what is left of it after `load_state`.
     fn batches(&self, py: Python<'_>, batch_size: usize, epoch: u64) -> PyResult<Batches> {
-        let mut loader = self.current(py)?;
-        loader.set_epoch(epoch);
-        let batches = py.detach(|| loader.batches(batch_size));
+        let batches = self.with(py, |loader| {
+            loader.set_epoch(epoch);
+            Ok(loader.batches(batch_size))
+        })?;
         Ok(Batches {
             batches: Local::new(Mutex::new(Some(batches))),
             delivery: Arc::clone(&self.delivery),
         })
     }
 
+    /// Where the epoch stands, as JSON.
+    fn state(&self, py: Python<'_>) -> PyResult<String> {
+        self.with(py, |loader| Ok(loader.state()?.to_json()))
+    }
+
+    /// The next iteration goes on where this state was taken. Returns its epoch, and whether it has samples left.
+    fn load_state(&self, py: Python<'_>, json: &str) -> PyResult<(u64, bool)> {
+        let state = LoaderState::from_json(json).map_err(raise)?;
+        self.with(py, |loader| loader.load_state(&state))?;
+        Ok((state.epoch(), state.consumed() < state.num_samples()))
+    }
+
     /// What happened in the iterations that have ended.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        stats_dict(py, &self.current(py)?.stats())
+        stats_dict(py, &self.with(py, |loader| Ok(loader.stats()))?)
     }
 }
 

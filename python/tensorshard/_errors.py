@@ -68,6 +68,10 @@ class InvalidArgumentError(TensorshardError, ValueError):
     """The request makes no sense; the message says what would."""
 
 
+class StateMismatchError(InvalidArgumentError):
+    """A state of another dataset, or of other options of the order; the message names what differs."""
+
+
 class UnrepresentableError(TensorshardError, ValueError):
     """A value that the chosen quantizer cannot represent.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -57,7 +58,7 @@ class Loader:
         epoch: The first epoch.
         fields: Only these fields, in this order; the others are never read.
         dtype: The dtype of all float fields without an output of their own: f32, f16, bf16 or f64.
-        drop_last: Leave out the last batch if it is short.
+        drop_last: Leave out the last batch if it is short: `tail="drop"`.
         output: What arrays are: `"numpy"`, `"torch"`, `"jax"`, `"tensorflow"` or `"dlpack"`.
         outputs: For single fields a dict with any of `dtype`, `ragged`, and `normalize=(scale, mean, std, axis)`, which
             delivers u8 values x as (x * scale - mean) / std.
@@ -68,6 +69,11 @@ class Loader:
             `tensorshard.torch.dequantize`.
         sample_ids: Batches have their samples' indices under `sample_ids`.
         pin_memory: With output `"torch"` where CUDA is there: batches in pinned memory.
+        rank, world_size: This process among those that share an epoch: each sample goes to one of them. What torchrun,
+            Slurm or MPI say counts if they are not given. `batch_size` is that of one process.
+        tail: What becomes of the samples at the end that do not fill a batch of all ranks: `"short"`, `"drop"`, or
+            `"pad"`, which repeats samples.
+        lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
         shuffle_window: Chunks that are mixed with each other, 32 unless given.
         num_workers: Threads that decode; 0 for one per core. Never changes the order.
         prefetch: Batches that are decoded ahead, 8 unless given. Never changes the order.
@@ -93,6 +99,10 @@ class Loader:
         dequantize: str = "cpu",
         sample_ids: bool = False,
         pin_memory: bool = False,
+        rank: int | None = None,
+        world_size: int | None = None,
+        tail: str | None = None,
+        lanes: int | None = None,
         shuffle_window: int | None = None,
         num_workers: int = 0,
         prefetch: int | None = None,
@@ -111,6 +121,10 @@ class Loader:
             raise InvalidArgumentError(f'dequantize is "cpu" or "device", not {dequantize!r}')
         if batch_size < 1:
             raise InvalidArgumentError("batch_size is at least 1")
+        if (rank is None) != (world_size is None):
+            raise InvalidArgumentError("rank and world_size belong together")
+        if drop_last and tail not in (None, "drop"):
+            raise InvalidArgumentError(f"drop_last=True and tail={tail!r} contradict each other")
         if isinstance(shuffle, bool):
             shuffle = "windowed" if shuffle else "none"
         own = []
@@ -130,7 +144,9 @@ class Loader:
             shuffle=shuffle,
             shuffle_window=shuffle_window,
             seed=seed,
-            drop_last=drop_last,
+            rank=None if rank is None or world_size is None else (rank, world_size),
+            tail="drop" if drop_last else tail or "short",
+            lanes=lanes,
             num_workers=num_workers,
             prefetch=prefetch,
             memory_budget=memory_budget,
@@ -143,6 +159,7 @@ class Loader:
         )
         self._batch_size = batch_size
         self._next_epoch = epoch
+        self._native.set_epoch(epoch)
 
     @property
     def batch_size(self) -> int:
@@ -151,8 +168,18 @@ class Loader:
 
     @property
     def num_samples(self) -> int:
-        """Samples of an epoch."""
+        """Samples of an epoch, of all ranks together."""
         return self._native.num_samples
+
+    @property
+    def rank(self) -> int:
+        """This process among those that share an epoch."""
+        return self._native.distribution[0]
+
+    @property
+    def world_size(self) -> int:
+        """The number of processes that share an epoch."""
+        return self._native.distribution[1]
 
     @property
     def fields(self) -> list[dict[str, Any]]:
@@ -172,9 +199,28 @@ class Loader:
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next iteration; those that follow count on from it."""
         self._next_epoch = epoch
+        self._native.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands: what the last iteration has delivered. A few numbers, which JSON can hold, and the
+        same on every rank."""
+        state: dict[str, Any] = json.loads(self._native.state())
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The next iteration goes on where this state was taken: with any number of ranks and threads, any batch size,
+        and after samples were appended. After the end of an epoch it is the next one.
+
+        Raises:
+            StateMismatchError: The state is of another dataset, or of other options of the order.
+        """
+        epoch, has_samples = self._native.load_state(json.dumps(dict(state_dict)))
+        self._next_epoch = epoch
+        if not has_samples:
+            self.set_epoch(epoch + 1)
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """Batches of an epoch, the same on every rank."""
         return self._native.num_batches(self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

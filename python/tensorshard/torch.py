@@ -78,28 +78,27 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
         self._path = os.fspath(path)
         self._batch_size = batch_size
         self._options = {"output": "torch", **options}
-        self._loader = self._open(self._options)
+        self._loader: Loader | None = None
+        self._loader_key: tuple[int, int, int] | None = None
+        # What is wrong with the options is said now.
+        first = self._of(*self._ranks())
         # Seen by all processes that have this dataset: the epoch, how often it was set, and worker processes that
         # started an epoch since.
-        self._shared = torch.tensor([self._loader.epoch, 0, 0], dtype=torch.int64)
-        self._shared.share_memory_()  # type: ignore[no-untyped-call]
+        self._shared = torch.tensor([first.epoch, 0, 0], dtype=torch.int64)
+        self._shared.share_memory_()
         self._seen_version = -1
         self._epoch = 0
-        self._position = 0
         self._resume: dict[str, Any] | None = None
-
-    def _open(self, options: Mapping[str, Any]) -> Loader:
-        return Loader(self._path, self._batch_size, **options)
 
     @property
     def fields(self) -> list[dict[str, Any]]:
         """What each field is."""
-        return self._loader.fields
+        return self._of(*self._ranks()).fields
 
     @property
     def quantization(self) -> dict[str, dict[str, Any]]:
         """What `dequantize` must know of the fields that come quantized."""
-        return self._loader.quantization
+        return self._of(*self._ranks()).quantization
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next iteration, in all workers."""
@@ -133,52 +132,59 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
         return self._epoch
 
     def __len__(self) -> int:
-        """Batches of an epoch on this rank."""
-        rank, world_size = self._ranks()
-        return (len(self._loader) - rank + world_size - 1) // world_size
+        """Batches of an epoch on this rank. Workers of a DataLoader share it, and may have a short batch each."""
+        return len(self._of(*self._ranks()))
+
+    def _of(self, rank: int, world_size: int, **options: Any) -> Loader:
+        """The loader of a rank, kept for the next epoch."""
+        key = (rank, world_size, os.getpid())
+        if self._loader is None or self._loader_key != key:
+            options = {"rank": rank, "world_size": world_size, **options, **self._options}
+            self._loader = Loader(self._path, self._batch_size, **options)
+            self._loader_key = key
+        return self._loader
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = torch.utils.data.get_worker_info()
         rank, world_size = self._ranks()
-        loader = self._loader
-        slot, slots = rank, world_size
-        if worker is not None:
+        if worker is None:
+            loader = self._of(rank, world_size)
+        else:
+            # Workers are ranks among themselves.
             slot, slots = rank * worker.num_workers + worker.id, world_size * worker.num_workers
-            if "num_workers" not in self._options:
-                loader = self._open({**self._options, "num_workers": 1})
+            loader = self._of(slot, slots, num_workers=1)
         resume, self._resume = self._resume, None
         if resume is None:
-            epoch, skip = self._begin_epoch(worker is not None and worker.id == 0), 0
+            loader.set_epoch(self._begin_epoch(worker is not None and worker.id == 0))
         else:
-            epoch, skip = resume["epoch"], resume["position"]
-            self._epoch, self._seen_version = epoch, int(self._shared[_VERSION])
-        loader.set_epoch(epoch)
-        self._position = skip
-        return self._batches(loader, slot, slots, skip)
-
-    def _batches(self, loader: Loader, slot: int, slots: int, skip: int) -> Iterator[dict[str, Any]]:
-        taken = 0
-        for i, batch in enumerate(loader):
-            if i % slots != slot:
-                continue
-            taken += 1
-            if taken > skip:
-                self._position = taken
-                yield batch
+            self._epoch, self._seen_version = int(resume["epoch"]), int(self._shared[_VERSION])
+            if resume["consumed"] >= resume["num_samples"]:
+                # This worker is done with the epoch; others may not be.
+                return iter(())
+            loader.load_state_dict(resume)
+        # A rank may have no sample in the last, short batch of all ranks.
+        return (batch for batch in loader if not _is_empty(batch))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this iteration is: its epoch, and the batches that this process has delivered."""
-        return {"epoch": self._epoch, "position": self._position}
+        """Where this iteration is, as `Loader.state_dict`."""
+        if self._resume is not None:
+            return self._resume
+        return {} if self._loader is None else self._loader.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """The next iteration goes on where this state was taken."""
-        self._resume = {"epoch": int(state_dict["epoch"]), "position": int(state_dict["position"])}
+        self._resume = dict(state_dict) or None
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         # A new process has seen nothing yet.
         state["_seen_version"] = -1
+        state["_loader"] = state["_loader_key"] = None
         return state
+
+
+def _is_empty(batch: Mapping[str, Any]) -> bool:
+    return all(len(value) == 0 for value in batch.values())
 
 
 def dequantize(

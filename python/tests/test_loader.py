@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -239,3 +240,50 @@ def test_progress_bars_know_the_length(latents: Path) -> None:
     with tqdm.tqdm(Loader(latents), disable=False, file=open("/dev/null", "w")) as bar:
         assert bar.total == 5
         assert sum(1 for _ in bar) == 5
+
+
+def test_state_resumes_exactly_and_with_other_ranks_and_batch_sizes(latents: Path) -> None:
+    options: dict[str, Any] = {"shuffle": True, "seed": 3, "epoch": 2}
+    whole = ids_of(Loader(latents, batch_size=16, **options))
+    loader = Loader(latents, batch_size=16, **options)
+    iterator = iter(loader)
+    head = [int(i) for _ in range(7) for i in next(iterator)["id"]]
+    state = json.loads(json.dumps(loader.state_dict()))
+    assert len(json.dumps(state)) < 1024
+    for batch_size in (16, 50):
+        resumed = Loader(latents, batch_size=batch_size, shuffle=True, seed=3)
+        resumed.load_state_dict(state)
+        assert resumed.epoch == 2
+        assert head + ids_of(resumed) == whole
+        assert resumed.epoch == 3
+    rest = []
+    for rank in range(2):
+        ranked = Loader(latents, batch_size=8, shuffle=True, seed=3, rank=rank, world_size=2)
+        ranked.load_state_dict(state)
+        rest += ids_of(ranked)
+    assert sorted(head + rest) == list(range(300))
+    with pytest.raises(tensorshard.StateMismatchError, match="seed"):
+        Loader(latents, shuffle=True, seed=4).load_state_dict(state)
+    with pytest.raises(tensorshard.InvalidArgumentError, match="no loader state"):
+        Loader(latents).load_state_dict({"epoch": 1})
+
+
+def test_a_state_at_the_end_of_an_epoch_leads_to_the_next(latents: Path) -> None:
+    loader = Loader(latents, shuffle=True)
+    first = ids_of(loader)
+    state = loader.state_dict()
+    second = ids_of(loader)
+    other = Loader(latents, shuffle=True)
+    other.load_state_dict(state)
+    assert other.epoch == 1
+    assert ids_of(other) == second != first
+
+
+def test_ranks_share_an_epoch_with_equal_numbers_of_batches(latents: Path) -> None:
+    for shuffle in (False, True, "exact"):
+        loaders = [Loader(latents, 16, shuffle, rank=rank, world_size=3) for rank in range(3)]
+        assert {(loader.world_size, len(loader)) for loader in loaders} == {(3, 7)}
+        batches = [list(loader) for loader in loaders]
+        assert {len(found) for found in batches} == {7}
+        assert sorted(int(i) for found in batches for batch in found for i in batch["id"]) == list(range(300))
+        assert len(Loader(latents, 16, shuffle, rank=0, world_size=3, tail="drop")) == 6

@@ -154,6 +154,7 @@ def test_epochs_under_a_dataloader(latents: Path) -> None:
 
     dataset = tensorshard.torch.IterableDataset(latents, batch_size=16, shuffle=True)
     assert len(dataset) == 19
+    assert len(DataLoader(dataset, batch_size=None)) == 19
     persistent = DataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
     dataset.set_epoch(3)
     third = ids(persistent)
@@ -196,3 +197,12 @@ def test_stateful_dataloader_resumes_where_it_was(num_workers: int, latents: Pat
         second.load_state_dict(state)
         rest = [batch["id"].tolist() for batch in second]
         assert head + rest == whole, stop
+    # A state at the end of an epoch: the next iteration is a whole one.
+    first = loader()
+    assert len(list(first)) == len(whole)
+    second = loader()
+    second.load_state_dict(first.state_dict())
+    left = [i for batch in second for i in batch["id"].tolist()]
+    again = [i for batch in second for i in batch["id"].tolist()]
+    assert sorted(left) in ([], list(range(300)))
+    assert sorted(again) == list(range(300))
