@@ -115,8 +115,8 @@ impl LoaderBuilder {
         self
     }
 
-    /// Streams of chunks that take turns in the windowed shuffle, at most as many as its window has chunks. Part of the
-    /// order. A chunk is decoded by one rank (but for those where lanes meet) if world_size divides `lanes`.
+    /// Streams of chunks that take turns in the windowed shuffle: or the largest divisor of this number for which the
+    /// window has a chunk, and the dataset 8, for each. Part of the order. A chunk is decoded by one rank (but for those where lanes meet) if world_size divides `lanes`.
     pub fn lanes(mut self, lanes: u32) -> Self {
         self.lanes = lanes;
         self

@@ -172,10 +172,13 @@ impl Batches {
         loader.check_budget(batch_size, round_samples)?;
         let sample_bytes = loader.sample_bytes().unwrap_or(0);
         self.options.batch_bytes = sample_bytes.saturating_mul(batch_size as u64);
-        if !matches!(loader.options.shuffle, Shuffle::Windowed { .. }) {
-            let round = round_samples.div_ceil(batch_size as u64);
-            self.options.ahead = self.options.ahead.max(round);
-        }
+        // A part of the window is replaced at a time; other rounds are planned as a whole.
+        let round = match loader.options.shuffle {
+            Shuffle::Windowed { .. } => round_samples / 8,
+            Shuffle::None | Shuffle::Exact => round_samples,
+        };
+        let round = round.div_ceil(batch_size as u64);
+        self.options.ahead = self.options.ahead.max(round);
         let (start, progress) = loader.progress.begin();
         let share = loader.share(batch_size, start);
         self.first_index = start / share.global_batch;

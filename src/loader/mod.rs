@@ -297,7 +297,7 @@ impl Loader {
         let geometry = &self.source().geometry;
         match self.options.shuffle {
             Shuffle::Windowed { window } => {
-                let lanes = windowed::num_lanes(window, self.options.lanes, geometry.len());
+                let lanes = windowed::num_lanes(window, self.options.lanes, geometry);
                 let block = windowed::width(window, lanes).saturating_mul(geometry.largest_chunk());
                 let window = lanes.saturating_mul(block).min(self.num_samples());
                 window.div_ceil(self.distribution.share().1)

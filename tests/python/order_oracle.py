@@ -90,7 +90,8 @@ def windowed(shards, selected, window, lanes, key):
         chunk = chunks[order(place)]
         s += chunk
         places += [place] * len(chunk)
-    count = max(1, min(lanes, window, n))
+    most = max(1, min(lanes, window, c // 8, n))
+    count = max(d for d in range(1, most + 1) if lanes % d == 0)
     lens = [n // count + (lane < n % count) for lane in range(count)]
     begins, begin = {}, 0
     for lane in sorted(range(count), key=lambda lane: rev(lane, count)):
@@ -99,7 +100,7 @@ def windowed(shards, selected, window, lanes, key):
     w = max(1, window // count)
     mean = max(1, -(-n // c))
     ramp = set()
-    step = -(-mean // 16)
+    step = -(-mean // 8)
     while step < w * mean:
         ramp.add(step)
         step *= 2
@@ -150,9 +151,11 @@ def epoch(case):
 def cases():
     small = [[100, 7], [1, 16], [64, 16], [33, 5]]
     aligned = [[1024, 8], [256, 8]]
+    many = [[300, 3], [401, 2], [1, 1], [700, 3]]
     for shards, selected in [
         (small, None),
         (aligned, None),
+        (many, None),
         ([[3, 1]], None),
         ([[700, 300]], None),
         (small, list(range(20, 121))),

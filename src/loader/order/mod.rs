@@ -160,6 +160,7 @@ mod tests {
         assert_ne!(windowed(8, 4), windowed(4, 4));
         assert_ne!(windowed(8, 4), windowed(8, 8));
         assert_eq!(windowed(8, 8), windowed(8, 64));
+        assert_eq!(windowed(9, 8), windowed(8, 8));
     }
 
     /// What an independent program (tests/python/order_oracle.py) has made of format-spec 13.
@@ -168,7 +169,7 @@ mod tests {
         let cases: serde_json::Value =
             serde_json::from_str(include_str!("../../../tests/data/orders/v1.json")).unwrap();
         let cases = cases.as_array().unwrap();
-        assert!(cases.len() > 60);
+        assert!(cases.len() > 70);
         for case in cases {
             let number = |name: &str| case[name].as_u64().unwrap();
             let list = |value: &serde_json::Value| -> Vec<u64> {

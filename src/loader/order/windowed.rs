@@ -13,7 +13,9 @@ use super::geometry::{ChunkPlace, Geometry};
 const CHUNKS: u64 = 1;
 const BLOCKS: u64 = 2;
 /// At its start a lane shuffles this part of a chunk, then twice as much each time.
-const RAMP: u64 = 16;
+const RAMP: u64 = 8;
+/// Chunks that a lane has at least: those at its ends are decoded in parts.
+const MIN_CHUNKS: u64 = 8;
 
 /// The chunks in random order, as one sequence of samples.
 #[derive(Debug)]
@@ -125,9 +127,18 @@ pub(crate) struct BlockSamples {
     pub(crate) samples: Vec<(u32, u32)>,
 }
 
-/// The lanes that an order has: as many as asked for, but no more than the window has chunks.
-pub(crate) fn num_lanes(window: u32, lanes: u32, num_samples: u64) -> u64 {
-    u64::from(lanes.min(window)).min(num_samples).max(1)
+/// The lanes that an order has: the largest divisor of those asked for that leaves a chunk of the window, and enough
+/// chunks of the dataset, for each.
+pub(crate) fn num_lanes(window: u32, lanes: u32, geometry: &Geometry) -> u64 {
+    let most = u64::from(lanes)
+        .min(u64::from(window))
+        .min(geometry.num_chunks() / MIN_CHUNKS)
+        .min(geometry.len())
+        .max(1);
+    (1..=most)
+        .rev()
+        .find(|&divisor| u64::from(lanes) % divisor == 0)
+        .unwrap_or(1)
 }
 
 /// Chunks that a lane shuffles at a time.
@@ -138,7 +149,7 @@ pub(crate) fn width(window: u32, num_lanes: u64) -> u64 {
 impl Windowed {
     pub(crate) fn new(geometry: &Geometry, window: u32, lanes: u32, key: u64) -> Self {
         let n = geometry.len();
-        let num_lanes = num_lanes(window, lanes, n);
+        let num_lanes = num_lanes(window, lanes, geometry);
         let width = width(window, num_lanes);
         let mean = n.div_ceil(geometry.num_chunks().max(1)).max(1);
         let block = width.saturating_mul(mean);
@@ -334,6 +345,7 @@ mod tests {
         for shards in [
             &[(100, 7), (1, 16), (64, 16), (33, 5)][..],
             &[(1024, 8)],
+            &[(5000, 7), (1, 16), (64, 16)],
             &[(1000, 1000)],
             &[(3, 1)],
         ] {
