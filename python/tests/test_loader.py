@@ -287,3 +287,25 @@ def test_ranks_share_an_epoch_with_equal_numbers_of_batches(latents: Path) -> No
         assert {len(found) for found in batches} == {7}
         assert sorted(int(i) for found in batches for batch in found for i in batch["id"]) == list(range(300))
         assert len(Loader(latents, 16, shuffle, rank=0, world_size=3, tail="drop")) == 6
+
+
+def test_other_threads_run_while_a_loader_decodes_and_waits(latents: Path) -> None:
+    code = """
+import sys, threading, time, tensorshard
+loader = tensorshard.Loader(sys.argv[1], batch_size=4)
+# A thread that does not let go of the interpreter by itself keeps it.
+sys.setswitchinterval(1000)
+batches = []
+def iterate():
+    for batch in loader:
+        batches.append(len(batches))
+thread = threading.Thread(target=iterate)
+thread.start()
+turns = set()
+while thread.is_alive():
+    turns.add(len(batches))
+    time.sleep(0)
+assert len(turns) > 10, turns
+"""
+    done = run_python(code, str(latents))
+    assert done.returncode == 0, done.stderr
