@@ -15,6 +15,7 @@ mod fork;
 mod loader;
 mod writer;
 
+use numpy::PyArrayMethods;
 use pyo3::prelude::*;
 
 #[pymodule]
@@ -38,6 +39,10 @@ mod _tensorshard {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        let py = module.py();
+        py.import("numpy")?;
+        // NumPy's C API is looked up now: later a signal could come in between, which crate numpy takes for a bug.
+        drop(numpy::PyArray1::<u8>::zeros(py, 1, false).readonly());
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

@@ -110,8 +110,8 @@ INTERRUPT = """
 import sys, tensorshard
 path = sys.argv[1]
 loader = tensorshard.Loader(path, batch_size=int(sys.argv[2]), shuffle=True)
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         for batch in loader:
             batch["x"].sum()
@@ -151,8 +151,8 @@ def test_an_interrupt_at_any_moment_leaves_a_process_that_iterates_again(latents
 CONVERT = """
 import os, sys, numpy as np, tensorshard
 folder = sys.argv[1]
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         tensorshard.convert(os.path.join(folder, "x.npy"), os.path.join(folder, "out"), codec="zstd:19", overwrite=True)
         os.rename(os.path.join(folder, "out", "manifest.tsm"), os.path.join(folder, "out", "old"))
