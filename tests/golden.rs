@@ -45,6 +45,7 @@ const CASES: &[(&str, Case)] = &[
     ("splits", splits),
     ("prefix", prefix),
     ("predict", predict),
+    ("predict-chunk", predict_chunk),
     ("scaled", scaled),
     ("huffman", |path| bytes(path, "huffman")),
     #[cfg(feature = "lzo")]
@@ -721,6 +722,105 @@ fn predict(path: &Path) -> Result<()> {
             .map(|(name, dtype, shape, data)| Ok((*name, TensorView::new(*dtype, shape, data)?)))
             .collect();
         writer.append(&sample?)?;
+    }
+    writer.finish()?;
+    Ok(())
+}
+
+/// Chunks that choose their mode of prediction. Format 1.1.
+fn predict_chunk(path: &Path) -> Result<()> {
+    let filters = |text: &str| -> Result<Vec<FilterSpec>> {
+        text.split(',').map(FilterSpec::parse).collect()
+    };
+    let prefix = CodecSpec::parse("prefix")?;
+    let fields = [
+        FieldSpec::new("rgb", DType::U8, [3, 12, 16])
+            .filter_specs(filters("predict:chunk:channel=0")?)
+            .codec(prefix),
+        FieldSpec::new("wide", DType::I32, [6, 8, 8])
+            .filter_specs(filters("predict:chunk:zigzag")?)
+            .split(SplitId::BYTE_SPLIT)
+            .codec(prefix),
+        FieldSpec::new("floats", DType::F32, [12, 16])
+            .filter_specs(filters("float_order,predict:chunk:zigzag,byte_shuffle")?)
+            .codec(CodecSpec::parse("zstd:19")?),
+        FieldSpec::new("error", DType::F32, [12, 16])
+            .quantize(QuantSpec::parse("abs_error:0.01:bits=16")?)
+            .filter_specs(filters("predict:chunk")?)
+            .codec(prefix),
+        FieldSpec::ragged("map", DType::I16, [None, None])
+            .filter_specs(filters("predict:chunk:zigzag")?)
+            .codec(prefix),
+        FieldSpec::new("large", DType::U8, [264, 250])
+            .filter_specs(filters("predict:chunk")?)
+            .codec(prefix),
+        FieldSpec::new("empty", DType::U8, [0, 3]).filter_specs(filters("predict:chunk")?),
+    ];
+    let mut writer = builder(11)
+        .fields(fields)
+        .samples_per_chunk(2)
+        .create(path)?;
+    // Two samples each that are best with none, left, up, 2d and 3d.
+    let mut random = Random(11);
+    let mut tables: Vec<[i32; 600]> = Vec::new();
+    for _ in 0..6 {
+        tables.push(std::array::from_fn(|_| (random.next() % 97) as i32));
+    }
+    let at = |mode: usize, z: usize, y: usize, x: usize| -> i32 {
+        let row = tables[0][(z * 37 + y) % 600];
+        let column = tables[1][(z * 41 + x) % 600];
+        let depth = tables[2][(y * 43 + x) % 600];
+        let grain = tables[3][(z * 211 + y * 89 + x * 7) % 600] % 3;
+        let wild = tables[4][(z * 331 + y * 173 + x * 59) % 600] * 7;
+        grain
+            + match mode {
+                0 => wild,
+                1 => row,
+                2 => column,
+                3 => row + column,
+                _ => row + column + depth,
+            }
+    };
+    let grid = |mode: usize, [planes, rows, columns]: [usize; 3]| -> Vec<i32> {
+        let index = |i: usize| (i / (rows * columns), i / columns % rows, i % columns);
+        (0..planes * rows * columns)
+            .map(|i| {
+                let (z, y, x) = index(i);
+                at(mode, z, y, x)
+            })
+            .collect()
+    };
+    let bytes = |values: &[i32]| -> Vec<u8> { values.iter().map(|x| x.to_le_bytes()[0]).collect() };
+    for i in 0..10usize {
+        let mode = i / 2;
+        let floats: Vec<f32> = grid(mode, [1, 12, 16]).iter().map(|x| *x as f32).collect();
+        let error: Vec<f32> = floats.iter().map(|x| x * 0.013).collect();
+        let (h, w) = (i % 4 * 5, i % 3 * 9 + 3);
+        let map: Vec<i16> = grid(mode, [1, h, w]).iter().map(|x| *x as i16).collect();
+        let rgb = bytes(&grid(mode, [3, 12, 16]));
+        let large: Vec<i32> = grid(mode, [1, 264, 250]).iter().map(|x| x >> 5).collect();
+        let large = bytes(&large);
+        writer.append(&[
+            ("rgb", TensorView::new(DType::U8, &[3, 12, 16], &rgb)?),
+            (
+                "wide",
+                TensorView::new(DType::I32, &[6, 8, 8], &to_le_bytes(&grid(mode, [6, 8, 8])))?,
+            ),
+            (
+                "floats",
+                TensorView::new(DType::F32, &[12, 16], &to_le_bytes(&floats))?,
+            ),
+            (
+                "error",
+                TensorView::new(DType::F32, &[12, 16], &to_le_bytes(&error))?,
+            ),
+            (
+                "map",
+                TensorView::new(DType::I16, &[h, w], &to_le_bytes(&map))?,
+            ),
+            ("large", TensorView::new(DType::U8, &[264, 250], &large)?),
+            ("empty", TensorView::new(DType::U8, &[0, 3], &[])?),
+        ])?;
     }
     writer.finish()?;
     Ok(())

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use tensorshard::{
-    CodecId, CodecSpec, DType, Dataset, FieldSpec, FilterId, ShardWriter, SplitId, TensorView,
+    CodecId, CodecSpec, DType, Dataset, FieldSpec, FilterSpec, ShardWriter, SplitId, TensorView,
 };
 use tensorshard_fuzz::scratch;
 
@@ -25,12 +25,13 @@ const CODECS: &[CodecId] = &[
     CodecId::HUFFMAN,
     CodecId::PREFIX,
 ];
-const FILTERS: [FilterId; 5] = [
-    FilterId::BYTE_SHUFFLE,
-    FilterId::BIT_SHUFFLE,
-    FilterId::DELTA,
-    FilterId::PREDICT,
-    FilterId::FLOAT_ORDER,
+const FILTERS: [&str; 6] = [
+    "byte_shuffle",
+    "bit_shuffle",
+    "delta",
+    "predict",
+    "float_order",
+    "predict:chunk",
 ];
 const SPLITS: [Option<SplitId>; 3] = [None, Some(SplitId::FLOAT_SPLIT), Some(SplitId::BYTE_SPLIT)];
 
@@ -92,11 +93,16 @@ fn form(i: usize, input: &mut Unstructured<'_>) -> Result<(Form, FieldSpec)> {
         spec = spec.split(split).codecs([first, other]);
     }
     if form.dtype.is_some() && input.arbitrary()? {
-        let mut filters = Vec::new();
+        let mut filters: Vec<FilterSpec> = Vec::new();
         for _ in 0..input.int_in_range(0..=2)? {
-            filters.push(*input.choose(&FILTERS)?);
+            let name = *input.choose(&FILTERS)?;
+            let filter = FilterSpec::parse(name).expect("filters that there are");
+            // A chunk records one mode.
+            if name != "predict:chunk" || !filters.contains(&filter) {
+                filters.push(filter);
+            }
         }
-        spec = spec.filters(filters);
+        spec = spec.filter_specs(filters);
     }
     Ok((form, spec))
 }

@@ -36,8 +36,8 @@ pub(crate) struct EncodingArgs {
     /// psnr:DECIBELS. Without NAME: float fields.
     #[arg(long, value_name = "SPEC")]
     quantize: Vec<String>,
-    /// byte_shuffle, bit_shuffle, delta, float_order, predict (with :left, :up, :2d, :3d, :channel=AXIS,
-    /// :reference=CHANNEL, :zigzag), several with commas, or none.
+    /// byte_shuffle, bit_shuffle, delta, float_order, predict (with :left, :up, :2d, :3d, or :chunk for the best of
+    /// them in every chunk, :channel=AXIS, :reference=CHANNEL, :zigzag), several with commas, or none.
     #[arg(long, value_name = "LIST")]
     filter: Vec<String>,
     /// float_split, byte_split or none (the default): elements of 2, 4 or 8 bytes as planes of bytes. Without NAME: float

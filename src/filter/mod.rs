@@ -10,6 +10,7 @@ mod delta;
 mod float_order;
 pub(crate) mod predict;
 
+use std::borrow::Cow;
 use std::fmt;
 
 pub use predict::{Predict, PredictMode};
@@ -285,6 +286,22 @@ impl FilterSpec {
         Ok(spec)
     }
 
+    /// The options of the filter `predict`.
+    pub(crate) fn options(&self) -> Option<Predict> {
+        self.predict
+    }
+
+    /// True if every chunk chooses a mode of its own.
+    pub(crate) fn is_per_chunk(&self) -> bool {
+        self.predict.is_some_and(|predict| predict.is_per_chunk())
+    }
+
+    /// The same filter with the mode that a chunk has chosen, if chunks choose one.
+    fn in_chunk(self, mode: PredictMode) -> Self {
+        let predict = self.predict.map(|predict| predict.in_chunk(mode));
+        Self { predict, ..self }
+    }
+
     /// The implementation.
     ///
     /// # Errors
@@ -292,6 +309,14 @@ impl FilterSpec {
     pub(crate) fn filter(&self) -> Result<&'static dyn Filter> {
         by_id(self.id.0)
     }
+}
+
+/// The filters of a field in a chunk that has chosen `mode`: the same, unless chunks choose one.
+pub(crate) fn in_chunk(filters: &[FilterSpec], mode: PredictMode) -> Cow<'_, [FilterSpec]> {
+    if filters.iter().any(FilterSpec::is_per_chunk) {
+        return filters.iter().map(|spec| spec.in_chunk(mode)).collect();
+    }
+    Cow::Borrowed(filters)
 }
 
 impl FilterSpec {

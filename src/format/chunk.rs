@@ -3,6 +3,7 @@
 use crate::checksum::{Context, checksum};
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::filter::{FilterSpec, PredictMode};
 use crate::quant::ErrorSums;
 use crate::tensor::num_elements;
 
@@ -69,6 +70,8 @@ pub(crate) struct Stream {
     /// Which plane of the stored elements; 0 for other roles.
     pub(crate) plane: u8,
     pub(crate) codec: u16,
+    /// What a plane was predicted with, if chunks of the field choose; else `None`.
+    pub(crate) predict_mode: PredictMode,
     pub(crate) num_pieces: u32,
     // ---
     /// Index of the first piece in the piece table.
@@ -222,7 +225,7 @@ impl ChunkHeader {
             out.put_u8(stream.role.id());
             out.put_u8(stream.plane);
             out.put_u16(stream.codec);
-            out.put_u16(0);
+            out.put_u16(u16::from(stream.predict_mode.id()));
             out.put_u32(stream.num_pieces);
             out.put_u32(0);
         }
@@ -378,12 +381,18 @@ impl ChunkHeader {
         let mut streams = self.streams.iter().peekable();
         let mut stats = self.stats.iter();
         for (ordinal, field) in (0u16..).zip(schema.fields()) {
+            // The same in all planes.
+            let chosen = streams
+                .peek()
+                .filter(|_| field.filters().iter().any(FilterSpec::is_per_chunk))
+                .map_or(PredictMode::None, |stream| stream.predict_mode);
             for (plane, codec) in (0u8..).zip(field.codecs()) {
                 let found = streams.next();
                 let here =
                     found.filter(|s| (s.field, s.role, s.plane) == (ordinal, Role::Plane, plane));
                 let checked = match here {
-                    Some(stream) => self.check_plane(field, codec.id().get(), stream),
+                    Some(stream) => expect_mode(chosen, stream.predict_mode)
+                        .and_then(|()| self.check_plane(field, codec.id().get(), stream)),
                     None => Err(Error::corrupt(
                         "stream table",
                         format_args!("plane {plane}"),
@@ -486,6 +495,10 @@ impl ChunkHeader {
     }
 }
 
+fn expect_mode(expected: PredictMode, found: PredictMode) -> Result<()> {
+    expect_eq("predict_mode of a stream", expected.id(), found.id())
+}
+
 /// No piece claims more than its codec can make of it.
 fn check_expansion(max_expansion: u64, pieces: &[Piece]) -> Result<()> {
     let honest = |piece: &&Piece| {
@@ -522,17 +535,19 @@ fn read_stream(c: &mut Cursor<'_>) -> Result<Stream> {
     let role = Role::from_id(c.u8()?)?;
     let plane = c.u8()?;
     let codec = c.u16()?;
-    c.reserved(2)?;
+    let predict_mode = PredictMode::of_chunk(c.u16()?)?;
     let num_pieces = c.u32()?;
     c.reserved(4)?;
     if role != Role::Plane {
         expect_eq("plane of a stream", 0, plane)?;
+        expect_mode(PredictMode::None, predict_mode)?;
     }
     Ok(Stream {
         field,
         role,
         plane,
         codec,
+        predict_mode,
         num_pieces,
         first_piece: 0,
         offset: 0,

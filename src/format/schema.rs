@@ -230,6 +230,13 @@ impl Field {
                 limits::FILTERS
             ));
         }
+        let per_chunk = self.filters.iter().filter(|spec| spec.is_per_chunk());
+        if per_chunk.count() > 1 {
+            return Err(format!(
+                "field {:?}: more than one filter whose mode chunks choose; a chunk records one",
+                self.name
+            ));
+        }
         for spec in &self.filters {
             spec.filter()
                 .map_err(|e| e.to_string())

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::codec::{CodecId, CodecSpec};
 use crate::error::{Error, Result};
+use crate::filter::{PredictMode, in_chunk};
 use crate::format::chunk::{Role, Stats};
 use crate::format::pieces::{Cutter, Span, cut_bytes, cut_fixed};
 use crate::format::schema::{Field, Schema};
@@ -12,6 +13,7 @@ use crate::quant::{QuantParams, Quantized};
 use crate::tensor::num_elements;
 
 use super::layout::PieceLayout;
+use super::predict_mode;
 
 /// The source values of one field for the samples of a chunk.
 #[derive(Debug, Default)]
@@ -61,6 +63,8 @@ pub(crate) struct EncodedStream {
     pub(crate) role: Role,
     pub(crate) plane: u8,
     pub(crate) codec: u16,
+    /// What a plane was predicted with, if chunks of the field choose; else `None`.
+    pub(crate) predict_mode: PredictMode,
     /// (raw_len, stored_len) of each piece.
     pub(crate) pieces: Vec<(u32, u32)>,
     pub(crate) data: Vec<u8>,
@@ -118,6 +122,7 @@ fn encode_field(
     };
     let mut spans = Vec::new();
     cut(field, values, block.num_samples, piece_bytes, &mut spans);
+    let limit = field.piece_limit(piece_bytes) as usize;
     let shape = field.fixed_shape();
     let layouts = spans.iter().map(|&span| PieceLayout {
         field,
@@ -125,7 +130,8 @@ fn encode_field(
         shapes: Some(&values.shapes),
         span,
     });
-    encode_values(ordinal, field, &codes, layouts, &mut out.streams)?;
+    let chosen = predict_mode::choose(field, &codes, block.num_samples, &values.shapes, limit)?;
+    encode_values(ordinal, field, chosen, &codes, layouts, &mut out.streams)?;
     let mut push = |role, bytes: &[u8]| -> Result<()> {
         let mut stream = EncodedStream::new(ordinal, role, 0, field.side_codec());
         let lens = cut_bytes(piece_bytes, bytes.len() as u64);
@@ -244,6 +250,7 @@ impl EncodedStream {
             role,
             plane,
             codec: codec.id().get(),
+            predict_mode: PredictMode::None,
             pieces: Vec::new(),
             data: Vec::new(),
         }
@@ -272,6 +279,7 @@ impl EncodedStream {
 fn encode_values<'a>(
     ordinal: u16,
     field: &Field,
+    chosen: PredictMode,
     codes: &[u8],
     pieces: impl Iterator<Item = PieceLayout<'a>>,
     streams: &mut Vec<EncodedStream>,
@@ -279,13 +287,17 @@ fn encode_values<'a>(
     let codecs = field.codecs();
     let mut planes: Vec<EncodedStream> = (0u8..)
         .zip(codecs)
-        .map(|(plane, codec)| EncodedStream::new(ordinal, Role::Plane, plane, *codec))
+        .map(|(plane, codec)| EncodedStream {
+            predict_mode: chosen,
+            ..EncodedStream::new(ordinal, Role::Plane, plane, *codec)
+        })
         .collect();
+    let filters = in_chunk(field.filters(), chosen);
     let mut scratch = Vec::new();
     let pieces = pieces.map(|layout| (layout.span.len, layout));
     for_each_piece(codes, pieces, |piece, layout| {
         let mut piece = Cow::Borrowed(piece);
-        for spec in field.filters() {
+        for spec in filters.iter() {
             let mut filtered = vec![0; piece.len()];
             spec.filter()?.apply(*spec, &layout, &piece, &mut filtered);
             piece = Cow::Owned(filtered);

@@ -4,6 +4,7 @@ pub(crate) mod decode;
 pub(crate) mod encode;
 mod layout;
 mod planes;
+mod predict_mode;
 pub(crate) mod reader;
 pub(crate) mod recover;
 mod rows;

@@ -1,10 +1,12 @@
 //! The planes of one field of one chunk: their pieces are checked, decoded, and merged into stored elements if the
 //! field is split.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
+use crate::filter::{FilterSpec, PredictMode, in_chunk};
 use crate::format::chunk::Stream;
 use crate::format::pieces::Span;
 use crate::format::schema::Field;
@@ -40,6 +42,8 @@ pub(super) struct Planes<'a> {
     reader: &'a ShardReader,
     chunk: &'a Chunk,
     pub(super) split: Option<&'static dyn Split>,
+    /// As they are in this chunk.
+    pub(super) filters: Cow<'a, [FilterSpec]>,
     planes: Vec<Plane<'a>>,
 }
 
@@ -48,7 +52,7 @@ impl<'a> Planes<'a> {
         reader: &'a ShardReader,
         chunk: &'a Chunk,
         ordinal: usize,
-        field: &Field,
+        field: &'a Field,
     ) -> Result<Self> {
         let planes: Vec<Plane<'_>> = chunk
             .header
@@ -63,10 +67,12 @@ impl<'a> Planes<'a> {
             return Err(not_there());
         }
         let split = field.split().map(|split| split.split()).transpose()?;
+        let chosen = planes.first().map(|plane| plane.stream.predict_mode);
         Ok(Self {
             reader,
             chunk,
             split,
+            filters: in_chunk(field.filters(), chosen.unwrap_or(PredictMode::None)),
             planes,
         })
     }

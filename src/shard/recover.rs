@@ -232,6 +232,7 @@ pub(crate) fn encoded(
             role: stream.role,
             plane: stream.plane,
             codec: stream.codec,
+            predict_mode: stream.predict_mode,
             pieces,
             data,
         });

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::filter::FilterSpec;
 use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
@@ -185,7 +186,7 @@ impl<'a> Job<'a> {
             shapes: self.shapes,
             span: *span,
         };
-        let mut filters = self.field.filters();
+        let mut filters: &[FilterSpec] = &planes.filters;
         // Delivered bytes are the stored bytes.
         let plain = self.plain && self.shapes.is_none() && patches.indices.is_empty();
         let direct = plain && filters.is_empty();
@@ -250,7 +251,7 @@ impl<'a> Job<'a> {
             // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it
             // is used, so that it comes from memory once.
             unchecked = Some(source);
-            let filtered = !self.field.filters().is_empty();
+            let filtered = !planes.filters.is_empty();
             if filtered || stored_len != raw_len || self.shapes.is_some() {
                 unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
             }

@@ -6,6 +6,8 @@
 //! `cargo test --release --lib predicted_speed -- --ignored --nocapture`. With `TENSORSHARD_BENCH_DATA`, a folder, its
 //! `img.u8` (u8 `[n, 3, 64, 64]`) and `lat.f32` (f32 `[n, 4, 32, 32]`) instead of made ones.
 //!
+//! `cargo test --release --lib encode_speed -- --ignored --nocapture`: what a mode that chunks choose costs a writer.
+//!
 //! What is delivered goes in turn to `TENSORSHARD_BUFFERS` buffers of 1 MiB (default 8: a few batches, that stay in the
 //! last cache; more than 16 are streamed to, as a loader does), `TENSORSHARD_ROUNDS` times. `TENSORSHARD_ONLY` is a part
 //! of the names of what is measured.
@@ -24,6 +26,7 @@ use crate::codec::CodecSpec;
 use crate::dataset::{FieldSpec, ShardWriter};
 use crate::dtype::DType;
 use crate::filter::{FilterId, FilterSpec};
+use crate::format::schema::Schema;
 use crate::kernel::pages::{self, Part};
 use crate::kernel::stream;
 use crate::quant::{NonFinite, QuantSpec, Scales};
@@ -31,7 +34,9 @@ use crate::split::SplitId;
 use crate::storage::{self, IoMode};
 use crate::tensor::TensorView;
 
-use super::{Form, RowRun, Scratch, ShardReader, Slots};
+use super::{
+    ChunkBlock, FieldBlock, Form, RowRun, Scratch, Shapes, ShardReader, Slots, encode_chunk,
+};
 
 /// Elements of a sample.
 const SAMPLE: usize = 1024;
@@ -260,17 +265,82 @@ fn data(file: &str, sample: usize, make: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     bytes[..whole].repeat(TOTAL.div_ceil(whole))
 }
 
+/// Photos of [`TENSORSHARD_BENCH_DATA`], or what looks a little like them.
+fn photos() -> Vec<u8> {
+    data("img.u8", 12_288, |n| {
+        let noise = weights(n);
+        (0..n)
+            .map(|i| (100.0 + 40.0 * (i as f64 / 300.0).sin() + 80.0 * noise[i]) as u8)
+            .collect()
+    })
+}
+
+#[test]
+#[ignore = "prints timings"]
+fn encode_speed() {
+    let shapes: [(DType, &[usize], &str); 4] = [
+        (DType::U8, &[3, 64, 64], "channel=0"),
+        (DType::U8, &[16, 64, 64], "zigzag"),
+        (DType::I16, &[8, 64, 64], "zigzag"),
+        (DType::I32, &[4, 64, 64], "zigzag"),
+    ];
+    let photos = photos();
+    for (dtype, shape, options) in shapes {
+        let samples = BUFFER / (shape.iter().product::<usize>() * dtype.size());
+        let bytes = samples * shape.iter().product::<usize>();
+        // Small numbers in wide elements.
+        let chunks = photos.chunks_exact(bytes).take(32).map(|part| {
+            let wide = |x: &u8| [*x, 0, 0, 0].into_iter().take(dtype.size());
+            ChunkBlock {
+                num_samples: samples as u32,
+                first_sample: 0,
+                fields: vec![FieldBlock {
+                    data: part.iter().flat_map(wide).collect(),
+                    shapes: Shapes::default(),
+                }],
+            }
+        });
+        let chunks: Vec<ChunkBlock> = chunks.collect();
+        let modes = ["none", "left", "2d", "3d", "chunk"];
+        let schemas = modes.map(|mode| {
+            let filter = FilterSpec::parse(&format!("predict:{mode}:{options}")).unwrap();
+            let mut field = FieldSpec::new("x", dtype, shape)
+                .filter_specs([filter])
+                .codec(CodecSpec::parse("prefix").unwrap());
+            if dtype.size() > 1 {
+                field = field.split(SplitId::BYTE_SPLIT);
+            }
+            Schema::new(vec![field.resolve().unwrap()]).unwrap()
+        });
+        let mut best = [f64::INFINITY; 5];
+        let mut stored = [0; 5];
+        for _ in 0..ROUNDS {
+            for ((schema, best), stored) in schemas.iter().zip(&mut best).zip(&mut stored) {
+                let start = Instant::now();
+                *stored = 0;
+                for chunk in &chunks {
+                    let encoded = encode_chunk(schema, 1 << 16, chunk).unwrap();
+                    *stored += encoded.streams.iter().map(|s| s.data.len()).sum::<usize>();
+                }
+                *best = best.min(start.elapsed().as_secs_f64());
+            }
+        }
+        let total =
+            (chunks.len() * samples * shape.iter().product::<usize>() * dtype.size()) as f64;
+        eprintln!("{dtype} {shape:?} {options}:");
+        for ((mode, time), stored) in modes.iter().zip(best).zip(stored) {
+            let (ratio, speed) = (total / stored as f64, total / time / 1e9);
+            eprintln!("  {mode:6} ratio {ratio:.3}, encode {speed:.2} GB/s");
+        }
+    }
+}
+
 #[test]
 #[ignore = "prints timings"]
 fn predicted_speed() {
     let predict = |text: &str| [FilterSpec::parse(text).unwrap()];
     let codec = |text: &str| CodecSpec::parse(text).unwrap();
-    let photos = data("img.u8", 12_288, |n| {
-        let noise = weights(n);
-        (0..n)
-            .map(|i| (100.0 + 40.0 * (i as f64 / 300.0).sin() + 80.0 * noise[i]) as u8)
-            .collect()
-    });
+    let photos = photos();
     let shape = [3, 64, 64];
     let photo = || FieldSpec::new("x", DType::U8, shape);
     compare(
@@ -290,6 +360,12 @@ fn predicted_speed() {
                 "predict, prefix",
                 photo()
                     .filter_specs(predict("predict:2d:channel=0"))
+                    .codec(codec("prefix")),
+            ),
+            (
+                "predict chunk, prefix",
+                photo()
+                    .filter_specs(predict("predict:chunk:channel=0"))
                     .codec(codec("prefix")),
             ),
         ],
@@ -333,6 +409,11 @@ fn predicted_speed() {
             (
                 "int8, predict, prefix",
                 quantized(int8().per_tensor().scales(scales(1))),
+            ),
+            (
+                "int8, chunk, prefix",
+                quantized(int8().per_tensor().scales(scales(1)))
+                    .filter_specs(predict("predict:chunk")),
             ),
             (
                 "per channel",

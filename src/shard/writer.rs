@@ -141,6 +141,7 @@ impl<S: Sink> ShardFileWriter<S> {
                 role: stream.role,
                 plane: stream.plane,
                 codec: stream.codec,
+                predict_mode: stream.predict_mode,
                 num_pieces: u32::try_from(stream.pieces.len()).unwrap_or(u32::MAX),
                 first_piece: 0,
                 offset,

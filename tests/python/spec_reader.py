@@ -58,6 +58,7 @@ KINDS = ("tensor", "bytes", "string")
 CODECS = {0: "none", 1: "snappy", 2: "deflate", 3: "gzip", 4: "lz4", 5: "zstd", 6: "lzo", 7: "huffman", 8: "prefix"}
 FILTERS = {1: "byte_shuffle", 2: "bit_shuffle", 3: "delta", 4: "predict", 5: "float_order"}
 PREDICT_MODES = {0: (), 1: (0,), 2: (1,), 3: (0, 1), 4: (0, 1, 2)}  # spatial axes from the last one back
+PREDICT_CHUNK = 5  # every chunk says which of them
 SPLITS = {1: "float_split", 2: "byte_split"}
 QUANTIZERS = {0: "identity", 1: "cast", 2: "affine", 3: "abs_error", 4: "fp8", 5: "codebook", 6: "mx"}
 SCALED = ("affine", "fp8", "codebook", "mx")  # quantizers with scales
@@ -1159,6 +1160,11 @@ class Field:
         return self.shape is None or None in self.shape or self.dtype is None
 
     @property
+    def per_chunk(self) -> int:
+        """How many filters have a mode that chunks choose."""
+        return sum(stage.params.get("mode") == PREDICT_CHUNK for stage in self.filters if stage.name == "predict")
+
+    @property
     def static(self) -> bool:
         """Whether the scales are in the schema (spec 9.3)."""
         granularity = self.quantizer.params.get("granularity")
@@ -1376,7 +1382,7 @@ def read_codec(c: Cursor) -> tuple[int, Stage]:
 def read_predict(p: Cursor, shape: tuple[int | None, ...] | None) -> dict[str, Any]:
     mode, channel_axis, reference, flags = p.unpack("BBBB", "predict parameters")
     p.zero(1, "reserved")
-    need(mode in PREDICT_MODES, p.where, "mode must be 0 to 4")
+    need(mode in PREDICT_MODES or mode == PREDICT_CHUNK, p.where, "mode must be 0 to 5")
     need(flags <= 1, p.where, "reserved flags must be zero")
     need(channel_axis != 255 or reference == 255, p.where, "reference must be 255 without a channel_axis")
     if channel_axis != 255 and shape is not None:
@@ -1452,6 +1458,7 @@ def read_field(c: Cursor) -> Field:
     if split is not None:
         ok = dtype is not None and num_planes in (2, 4, 8) and 8 * num_planes == f.bits(dtype)
         need(ok, where, f"{num_planes} planes do not fit the stored elements")
+    need(f.per_chunk <= 1, where, "at most one predict with mode 5")
     for stage in filters:
         fits = stage.name != "predict" or stage.params["elem_size"] * 8 == f.bits(dtype)
         need(fits, where, "elem_size of predict must be that of a stored element")
@@ -1598,6 +1605,7 @@ class Stream:
     raw_lens: list[int]
     stored_lens: list[int]
     crcs: list[int]
+    predict_mode: int
 
 
 @dataclass(frozen=True)
@@ -1714,7 +1722,7 @@ class Shard:
         need(sum(entry[5] for entry in table) == num_pieces, where, "num_pieces must be the sum over the streams")
         streams: dict[tuple[int, int, int], Stream] = {}
         end, piece = header_len, 0
-        for number, (f, role, plane, codec, _, count, _) in enumerate(table):
+        for number, (f, role, plane, codec, mode, count, _) in enumerate(table):
             at = f"{where}, stream {number}"
             rows = list(struct.iter_unpack("<III", pieces[12 * piece : 12 * (piece + count)]))
             piece += count
@@ -1727,7 +1735,7 @@ class Shard:
             start = align(end, 8 if size < 4096 else 64)
             need(start + size <= chunk_len, at, "reaches behind the end of the chunk")
             self._check_padding(offset + end, offset + start, "the chunk header or a stream")
-            streams[f, role, plane] = Stream(number, codec, offset + start, raw_lens, stored_lens, crcs)
+            streams[f, role, plane] = Stream(number, codec, offset + start, raw_lens, stored_lens, crcs, mode)
             end = start + size
         need(align(end, 64) == chunk_len, where, f"chunk_len is {chunk_len}, the streams end at {end}")
         self._check_padding(offset + end, offset + chunk_len, "the last stream")
@@ -1740,6 +1748,7 @@ class Shard:
         for i, f in enumerate(self.fields):
             present = (True, f.dynamic_scales, f.dynamic_zero_points, f.ragged)
             optional = f.quantizer.params.get("non_finite") == "patch"
+            chosen: int | None = None
             wanted = [(PLANE, plane) for plane in range(len(f.codecs))] + [(role, 0) for role in range(SCALES, 5)]
             for role, plane in wanted:
                 here = entry is not None and entry[:3] == (i, role, plane)
@@ -1749,8 +1758,14 @@ class Shard:
                 if not here or not (must or (role == PATCHES and optional)):
                     continue
                 assert entry is not None
-                codec, zero1, count, zero2 = entry[3:]
-                need(zero1 == 0 and zero2 == 0, f"{where}, stream {number}", "reserved fields must be zero")
+                codec, mode, count, zero = entry[3:]
+                need(zero == 0, f"{where}, stream {number}", "reserved fields must be zero")
+                if role == PLANE and f.per_chunk:
+                    ok = mode in PREDICT_MODES and chosen in (None, mode)
+                    need(ok, f"{where}, stream {number}", "predict_mode must be 0 to 4, the same in all planes")
+                    chosen = mode
+                else:
+                    need(mode == 0, f"{where}, stream {number}", "predict_mode must be 0 where chunks choose none")
                 if codec not in CODECS:
                     raise Unsupported(f"{where}, stream {number}: codec {codec} is unknown")
                 ok = role != PLANE or codec == f.codec_ids[plane]
@@ -1816,6 +1831,9 @@ class Shard:
             data = pieces[0] if f.split is None else undo_split(f.split.name, list(pieces))
             for stage in reversed(f.filters):
                 if stage.name == "predict":
+                    if stage.params["mode"] == PREDICT_CHUNK:
+                        mode = chunk.streams[i, PLANE, 0].predict_mode
+                        stage = Stage(stage.name, stage.params | {"mode": mode})
                     data = undo_predict_piece(stage, samples, sum(map(len, out)), data)
                 else:
                     data = undo_filter(stage.name, stage.params["elem_size"], data)

@@ -36,7 +36,7 @@ QUANTIZERS = [
 ]
 CODECS = ["none", "snappy", "deflate:9", "gzip:1", "lz4", "zstd:1", "zstd:19", "huffman"]
 FILTERS = ["none", "byte_shuffle", "bit_shuffle", "delta", "delta,bit_shuffle", "predict"]
-FILTERS += ["predict:3d:zigzag,byte_shuffle"]
+FILTERS += ["predict:3d:zigzag,byte_shuffle", "delta,predict:chunk:zigzag,byte_shuffle"]
 
 
 @pytest.fixture(scope="session")

@@ -59,12 +59,16 @@ def stage(number: int, params: bytes) -> bytes:
 
 
 def make_field(name: str, dtype: int, dims: list[int] | None, **o: Any) -> dict[str, Any]:
-    """A field; options: kind, key, quantizer, filters [(id, elem_size)], split, codecs, scales, zero_points."""
+    """A field; options: kind, key, quantizer, filters [(id, elem_size)], split, codecs, scales, zero_points.
+
+    Samples of a field with `filtered` are given as these filters [(id, params)] leave them.
+    """
     defaults = {
         "kind": 0,
         "key": 0,
         "quantizer": IDENTITY,
         "filters": [],
+        "filtered": [],
         "split": 0,
         "codecs": [NONE],
         "scales": (),
@@ -80,10 +84,12 @@ def make_schema(fields: list[dict[str, Any]]) -> bytes:
     for f in fields:
         name, dims, scales, zeros = f["name"].encode(), f["dims"], f["scales"], f["zero_points"]
         rank = 255 if dims is None else len(dims)
-        body = struct.pack("<HBBHBBBBHII", len(name), f["kind"], f["key"], f["dtype"], rank, len(f["filters"]),
+        num_filters = len(f["filters"] + f["filtered"])
+        body = struct.pack("<HBBHBBBBHII", len(name), f["kind"], f["key"], f["dtype"], rank, num_filters,
                            len(f["codecs"]), 0, 0, len(scales), len(zeros))  # fmt: skip
         body += struct.pack(f"<{len(dims or [])}Q", *(dims or [])) + name + stage(*f["quantizer"])
         body += b"".join(stage(number, bytes([size])) for number, size in f["filters"])
+        body += b"".join(stage(number, params) for number, params in f["filtered"])
         body += stage(f["split"], f.get("split_params", b"")) if f["split"] else b""
         body += b"".join(stage(codec, b"\x06" if codec in (DEFLATE, GZIP, ZSTD) else b"") for codec in f["codecs"])
         body += struct.pack(f"<{len(scales)}f{len(zeros)}i", *scales, *zeros)
@@ -189,7 +195,9 @@ def make_chunk(
                 stored = [encode(codec, part) for part in parts]
                 for k, (part, small) in enumerate(zip(parts, stored, strict=True)):
                     pieces += struct.pack("<III", len(part), len(small), seal(small, k, number, len(bodies)))
-                table += struct.pack("<HBBHHII", i, role, plane, codec, 0, len(lens), 0)
+                modes = column.get("modes", {}).get((role, plane))
+                mode = modes[number] if modes else 0
+                table += struct.pack("<HBBHHII", i, role, plane, codec, mode, len(lens), 0)
                 bodies.append(b"".join(stored))
     header_len = 48 + len(table) + len(stats) + len(pieces) + 4
     tail = b""
@@ -368,6 +376,48 @@ def test_predict_example() -> None:
         params = predict_params(3, 0, 1, zigzag)
         piece = np.frombuffer(bytes.fromhex(filtered), np.uint8)
         assert s.undo_predict(params, (2, 2, 3), 0, piece).tobytes().hex() == plain
+
+
+def write_modes(tmp_path: Path, modes: dict[tuple[int, int], tuple[int, int]], **options: Any) -> s.Dataset:
+    """The worked example of predict with mode chunk: two chunks, {(role, plane): predict_mode of each}."""
+    bodies = [bytes.fromhex("f000000000ff110102020102"), bytes.fromhex("010000000000000000070000")]
+    field = make_field("x", 2, [2, 2, 3], **({"filtered": [(4, b"\1\5\0\1\0\0")]} | options))
+    columns = {"x": {"samples": [(body, 3) for body in bodies], "modes": modes}}
+    return save(tmp_path, make_shard([field], columns, 2, 1))
+
+
+def test_modes_of_chunks(tmp_path: Path) -> None:
+    ds = write_modes(tmp_path, {(0, 0): (3, 1)})
+    assert ds.read("x")[0].tobytes().hex() == "010204030508111214131519"
+    assert ds.read("x")[1].tobytes().hex() == "010101070707000000070707"
+    entry = (tmp_path / "one.tshard").read_bytes().index(b"TSCK") + 48
+    stored = (tmp_path / "one.tshard").read_bytes()[entry : entry + 16]
+    assert stored.hex(" ") == "00 00 00 00 00 00 03 00 01 00 00 00 00 00 00 00"
+    for wrong in (5, 6, 255, 256, 65535):
+        with pytest.raises(s.FormatError, match="predict_mode"):
+            write_modes(tmp_path, {(0, 0): (3, wrong)})
+    # Where no filter has mode 5: 0 and nothing else.
+    fixed = [(4, b"\1\3\0\1\0\0")]
+    assert write_modes(tmp_path, {}, filtered=fixed).read("x")[0].tobytes().hex() == "010204030508111214131519"
+    with pytest.raises(s.FormatError, match="predict_mode"):
+        write_modes(tmp_path, {(0, 0): (0, 3)}, filtered=fixed)
+    with pytest.raises(s.FormatError, match="at most one"):
+        write_modes(tmp_path, {}, filtered=[(4, b"\1\5\xff\xff\0\0")] * 2)
+
+
+def test_modes_of_split_chunks(tmp_path: Path) -> None:
+    values = np.arange(24, dtype="<u2").reshape(2, 12) * 300
+    left = np.diff(values, axis=1, prepend=0).astype("<u2")
+    field = make_field("x", 3, [12], filtered=[(4, b"\2\5\xff\xff\0\0")], split=2, codecs=[NONE] * 2)
+    for modes, ok in [((1, 1), True), ((1, 3), False), ((1, 0), False)]:
+        planes = {(0, 0): (1, modes[0]), (0, 1): (1, modes[1])}
+        columns = {"x": {"samples": [tensor(x) for x in left], "modes": planes}}
+        shard = make_shard([field], columns, 2, 1)
+        if ok:
+            assert np.array_equal(save(tmp_path, shard).read("x"), values)
+            continue
+        with pytest.raises(s.FormatError, match="predict_mode"):
+            save(tmp_path, shard)
 
 
 def apply_predict(params: dict[str, Any], shape: tuple[int, ...], first: int, piece: list[int], size: int) -> list[int]:

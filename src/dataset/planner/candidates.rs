@@ -165,6 +165,8 @@ fn grids(request: Request) -> impl Iterator<Item = QuantSpec> {
 
 /// What a quantizer makes of the sample.
 struct Stored {
+    /// The field as the sample has it, without filters and codec.
+    plain: FieldSpec,
     /// Bits of a stored element.
     bits: u32,
     is_float: bool,
@@ -196,7 +198,28 @@ impl Stored {
             },
             is_identity: params == QuantParams::Identity,
             codes,
+            plain: spec,
         })
+    }
+
+    /// `filters`, which end with `predict`, if chunks of the sample choose different modes of it: else one that is the
+    /// same for all is as good.
+    fn if_chunks_differ(
+        &self,
+        before: &[FilterSpec],
+        predict: Predict,
+        sample: &Sample,
+    ) -> Option<Vec<FilterSpec>> {
+        let mut filters = before.to_vec();
+        filters.push(FilterSpec::predict(predict.per_chunk()));
+        let field = self.plain.clone().filter_specs(&filters);
+        let schema = Schema::new(vec![field.resolve().ok()?]).ok()?;
+        let mut modes = sample.chunks.iter().filter_map(|block| {
+            let chunk = encode_chunk(&schema, DEFAULT_PIECE_BYTES, block).ok()?;
+            chunk.streams.first().map(|stream| stream.predict_mode)
+        });
+        let first = modes.next()?;
+        modes.any(|mode| mode != first).then_some(filters)
     }
 }
 
@@ -255,11 +278,14 @@ fn integers(bytes: u32, stored: &Stored, few: bool, sample: &Sample, out: &mut V
     let split = (bytes > 1).then_some(SplitId::BYTE_SPLIT);
     let size = usize::try_from(bytes).unwrap_or(1);
     let mut chains = vec![vec![]];
-    chains.extend(
-        predictions(size, stored, sample)
-            .into_iter()
-            .map(|predict| vec![predict]),
-    );
+    let chosen = predictions(size, stored, sample);
+    if !few {
+        let zigzag = |predict: Predict| if size > 1 { predict.zigzag() } else { predict };
+        let base = chosen.first().and_then(FilterSpec::options);
+        let base = base.unwrap_or_else(|| zigzag(Predict::default()));
+        chains.extend(stored.if_chunks_differ(&[], base, sample));
+    }
+    chains.extend(chosen.into_iter().map(|predict| vec![predict]));
     if few && chains.len() > 1 {
         chains.remove(0);
     }
@@ -297,6 +323,7 @@ fn floats(stored: &Stored, sample: &Sample, out: &mut Vec<Pipeline>) {
     let split = Some(SplitId::BYTE_SPLIT);
     let mut chains = vec![vec![order]];
     chains.extend(neighbours(sample, true).map(|predict| vec![order, predict]));
+    chains.extend(stored.if_chunks_differ(&[order], Predict::default().zigzag(), sample));
     for filters in &chains {
         for codec in [prefix, CodecSpec::new(CodecId::HUFFMAN), zstd(3)] {
             if stored.bits > 16 {

@@ -100,6 +100,35 @@ fn noise_is_stored_for_every_goal() -> Result<()> {
     Ok(())
 }
 
+/// Samples of 32 x 32 whose rows, or columns, are like each other.
+fn stripes(samples: usize, along_rows: bool) -> Vec<u8> {
+    let byte = |x: u64| x.to_le_bytes()[0];
+    let lines: Vec<u8> = noise(samples * 32).map(byte).collect();
+    let grain = noise(samples * 1024).enumerate();
+    grain
+        .map(|(i, x)| {
+            let line = if along_rows { i / 32 % 32 } else { i % 32 };
+            lines[i / 1024 * 32 + line].wrapping_add(byte(x % 5))
+        })
+        .collect()
+}
+
+#[test]
+fn chunks_that_differ_choose_their_prediction() -> Result<()> {
+    let planner = Planner::new(Goal::Small);
+    let field = FieldSpec::new("x", DType::U8, [32, 32]);
+    let is_chosen = |bytes: &[u8]| -> Result<bool> {
+        let plan = plan(planner, &field, &[2048, 32, 32], bytes)?;
+        let options = plan.pick(Goal::Small).options();
+        Ok(options.contains("predict:chunk"))
+    };
+    let mixed = [stripes(1024, true), stripes(1024, false)].concat();
+    assert!(is_chosen(&mixed)?);
+    // Where one mode is best for all, it is taken: nothing is gained by a choice.
+    assert!(!is_chosen(&stripes(2048, true))?);
+    Ok(())
+}
+
 #[test]
 fn the_smallest_does_not_depend_on_time() -> Result<()> {
     let values = to_le_bytes(&smooth(64));

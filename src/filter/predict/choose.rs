@@ -1,6 +1,7 @@
 //! Which prediction pays for a field: the one whose differences have the least entropy on a sample of its values.
 
-use super::{DEFAULT_REFERENCE, Predict, PredictMode};
+use super::{DEFAULT_REFERENCE, FilterSpec, Predict, PredictMode, Window};
+use crate::error::Result;
 use crate::kernel::predict::apply;
 
 /// Values that are looked at: enough for a histogram of bytes, whatever the shape.
@@ -9,6 +10,17 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_CHANNELS: usize = 4;
 /// A choice must save this part of the bits of the one before, which is simpler.
 const MIN_GAIN: f64 = 0.01;
+/// The same for the mode of a chunk: what a sample tells no better.
+const MIN_GAIN_OF_MODE: f64 = 0.005;
+
+/// The modes that there are to choose from, simple ones first, and how many axes they look along.
+const MODES: [(PredictMode, usize); 5] = [
+    (PredictMode::None, 0),
+    (PredictMode::Left, 1),
+    (PredictMode::Up, 2),
+    (PredictMode::Plane, 2),
+    (PredictMode::Volume, 3),
+];
 
 /// Chooses the options for a field, given some of its samples: stored elements of `elem_size` bytes (1, 2, 4 or 8), one
 /// shape, sample after sample. `None` if prediction does not pay. Wider elements are zigzagged, so that their high
@@ -39,13 +51,6 @@ pub(crate) fn choose(elem_size: usize, shape: &[usize], samples: &[u8]) -> Optio
 
 /// Every prediction worth a try, simple ones first.
 fn candidates(elem_size: usize, shape: &[usize]) -> impl Iterator<Item = Predict> {
-    const MODES: [(PredictMode, usize); 5] = [
-        (PredictMode::None, 0),
-        (PredictMode::Left, 1),
-        (PredictMode::Up, 2),
-        (PredictMode::Plane, 2),
-        (PredictMode::Volume, 3),
-    ];
     let rank = shape.len();
     let mut channels: Vec<Option<(u8, u8)>> = vec![None];
     let axes = [(0, shape.first()), (rank.saturating_sub(1), shape.last())];
@@ -81,22 +86,109 @@ fn candidates(elem_size: usize, shape: &[usize]) -> impl Iterator<Item = Predict
     })
 }
 
+/// How often every byte occurs in a plane of the elements.
+type Counts = [u32; 256];
+
+/// Chooses the mode of a chunk: of the filters of a field, one has a mode that chunks choose.
+pub(crate) struct ModeChooser<'a> {
+    /// The filters before it.
+    before: &'a [FilterSpec],
+    spec: FilterSpec,
+    predict: Predict,
+    /// Every mode, and what it left so far in each byte of the elements.
+    modes: Vec<(PredictMode, Vec<Counts>)>,
+    scratch: Vec<u8>,
+}
+
+impl<'a> ModeChooser<'a> {
+    /// `None` if there is nothing to choose: `dims` as in a schema.
+    pub(crate) fn new(filters: &'a [FilterSpec], dims: Option<&[Option<usize>]>) -> Option<Self> {
+        let at = filters.iter().position(FilterSpec::is_per_chunk)?;
+        let (before, rest) = filters.split_at(at);
+        let spec = *rest.first()?;
+        let predict = spec.predict?;
+        let channels = usize::from(predict.channel_axis.is_some());
+        let spatial = dims.map_or(usize::MAX, |dims| dims.len().saturating_sub(channels));
+        let modes = MODES
+            .into_iter()
+            .filter(|(_, axes)| *axes <= spatial)
+            .map(|(mode, _)| (mode, vec![[0; 256]; spec.elem_size()]));
+        Some(Self {
+            before,
+            spec,
+            predict,
+            modes: modes.collect(),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// The prediction whose mode is to be chosen.
+    pub(crate) fn predict(&self) -> &Predict {
+        &self.predict
+    }
+
+    /// Counts what every mode leaves of some stored elements of the chunk.
+    ///
+    /// # Errors
+    /// `Unsupported` if this build lacks a filter.
+    pub(crate) fn add(&mut self, window: &Window<'_>) -> Result<()> {
+        let elem_size = self.spec.elem_size();
+        let layout = window.layout(elem_size);
+        let mut filtered = window.bytes().to_vec();
+        self.scratch.resize(filtered.len(), 0);
+        for spec in self.before {
+            spec.filter()?
+                .apply(*spec, &layout, &filtered, &mut self.scratch);
+            std::mem::swap(&mut filtered, &mut self.scratch);
+        }
+        for (mode, counts) in &mut self.modes {
+            let grid = self.predict.in_chunk(*mode).grid(elem_size, layout.shape);
+            apply(&grid, 0, &filtered, &mut self.scratch);
+            for range in window.counted() {
+                count(counts, &self.scratch[range.clone()]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The mode that leaves least, or a simpler one that is as good.
+    pub(crate) fn least(&self) -> PredictMode {
+        let mut best = PredictMode::None;
+        let mut best_bits = f64::INFINITY;
+        for (mode, counts) in &self.modes {
+            let bits: f64 = counts.iter().map(entropy).sum();
+            if bits < best_bits * (1.0 - MIN_GAIN_OF_MODE) {
+                (best, best_bits) = (*mode, bits);
+            }
+        }
+        best
+    }
+}
+
 /// Order-0 entropy in bits, byte plane by byte plane.
 fn bits(elem_size: usize, values: &[u8]) -> f64 {
-    let mut total = 0.0;
-    for plane in 0..elem_size {
-        let mut counts = [0u32; 256];
+    let mut counts = vec![[0; 256]; elem_size];
+    count(&mut counts, values);
+    counts.iter().map(entropy).sum()
+}
+
+/// Counts the bytes of elements, plane by plane.
+fn count(counts: &mut [Counts], values: &[u8]) {
+    let elem_size = counts.len();
+    for (plane, counts) in counts.iter_mut().enumerate() {
         for &byte in values.iter().skip(plane).step_by(elem_size) {
             counts[usize::from(byte)] += 1;
         }
-        let all = f64::from(counts.iter().sum::<u32>());
-        total -= counts
-            .iter()
-            .filter(|count| **count > 0)
-            .map(|&count| f64::from(count) * (f64::from(count) / all).log2())
-            .sum::<f64>();
     }
-    total
+}
+
+fn entropy(counts: &Counts) -> f64 {
+    let all = f64::from(counts.iter().sum::<u32>());
+    -counts
+        .iter()
+        .filter(|count| **count > 0)
+        .map(|&count| f64::from(count) * (f64::from(count) / all).log2())
+        .sum::<f64>()
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Predict: each element minus what its neighbours in the sample say, modulo 2^bits (format-spec 8.1).
 
 mod choose;
+mod window;
 
 use std::fmt;
 
-pub(crate) use choose::choose;
+pub(crate) use choose::{ModeChooser, choose};
+pub(crate) use window::{Cut, Window};
 
 use crate::error::{Error, Result};
 use crate::kernel::predict::{self, Axis, Channels, Grid};
@@ -25,15 +27,37 @@ pub enum PredictMode {
     Plane,
     /// The Lorenzo predictor of the last three axes.
     Volume,
+    /// Every chunk has the mode of these that pays most.
+    Chunk,
+}
+
+impl PredictMode {
+    /// The number on disk.
+    pub(crate) fn id(self) -> u8 {
+        let place = MODES.iter().position(|(mode, _)| *mode == self);
+        place.and_then(|id| u8::try_from(id).ok()).unwrap_or(0)
+    }
+
+    /// The mode of a chunk with this number.
+    ///
+    /// # Errors
+    /// `Corrupt` if there is none.
+    pub(crate) fn of_chunk(id: u16) -> Result<Self> {
+        let found = MODES.get(usize::from(id)).map(|(mode, _)| *mode);
+        found
+            .filter(|mode| *mode != Self::Chunk)
+            .ok_or_else(|| Error::corrupt("predict_mode of a stream", "0 to 4", id))
+    }
 }
 
 /// Name of every mode; its place is its number on disk.
-const MODES: [(PredictMode, &str); 5] = [
+const MODES: [(PredictMode, &str); 6] = [
     (PredictMode::None, "none"),
     (PredictMode::Left, "left"),
     (PredictMode::Up, "up"),
     (PredictMode::Plane, "2d"),
     (PredictMode::Volume, "3d"),
+    (PredictMode::Chunk, "chunk"),
 ];
 
 /// The options of the [`FilterId::PREDICT`] filter. Default: `Plane`, no channels, no zigzag.
@@ -90,6 +114,28 @@ impl Predict {
         self
     }
 
+    pub(super) fn is_per_chunk(&self) -> bool {
+        self.mode == PredictMode::Chunk
+    }
+
+    /// With the mode that a chunk has chosen, if chunks choose one.
+    pub(super) fn in_chunk(self, chosen: PredictMode) -> Self {
+        let mode = if self.is_per_chunk() {
+            chosen
+        } else {
+            self.mode
+        };
+        Self { mode, ..self }
+    }
+
+    /// The same prediction, with a mode chosen for every chunk.
+    pub(crate) fn per_chunk(self) -> Self {
+        Self {
+            mode: PredictMode::Chunk,
+            ..self
+        }
+    }
+
     /// Reads `2d:channel=0:reference=1:zigzag`, the options of `predict`.
     pub(super) fn parse(options: &[&str]) -> Result<Self> {
         let mut predict = Self::default();
@@ -110,7 +156,7 @@ impl Predict {
                 (None, None) if *option == "zigzag" => predict.zigzag = true,
                 _ => {
                     return Err(Error::invalid(format!(
-                        "{option:?} is no option of predict; they are none, left, up, 2d, 3d, channel=AXIS, \
+                        "{option:?} is no option of predict; they are none, left, up, 2d, 3d, chunk, channel=AXIS, \
                          reference=CHANNEL (or none) and zigzag, as in predict:2d:channel=0"
                     )));
                 }
@@ -140,7 +186,8 @@ impl Predict {
                 continue;
             }
             let wanted = match self.mode {
-                PredictMode::None => false,
+                // Of a chunk: the filter has the chunk's mode by then.
+                PredictMode::None | PredictMode::Chunk => false,
                 PredictMode::Left => spatial == 0,
                 PredictMode::Up => spatial == 1,
                 PredictMode::Plane => spatial < 2,
@@ -221,7 +268,7 @@ impl Filter for PredictFilter {
         let wrong = || {
             Error::corrupt(
                 "parameters of filter predict",
-                "elem_size 1, 2, 4 or 8, mode 0 to 4, channel_axis and reference or 255, flags 0 or 1, reserved 0",
+                "elem_size 1, 2, 4 or 8, mode 0 to 5, channel_axis and reference or 255, flags 0 or 1, reserved 0",
                 format!("{params:?}"),
             )
         };
@@ -248,10 +295,9 @@ impl Filter for PredictFilter {
 
     fn emit_params(&self, spec: FilterSpec, out: &mut Vec<u8>) {
         let predict = spec.predict.unwrap_or_default();
-        let mode = MODES.iter().position(|(mode, _)| *mode == predict.mode);
         out.extend_from_slice(&[
             spec.elem_size,
-            mode.and_then(|mode| u8::try_from(mode).ok()).unwrap_or(0),
+            predict.mode.id(),
             predict.channel_axis.unwrap_or(NONE),
             predict.channel_axis.and(predict.reference).unwrap_or(NONE),
             if predict.zigzag { ZIGZAG } else { 0 },

@@ -56,7 +56,7 @@ fn by_the_text(spec: FilterSpec, shape: &[usize], first: usize, src: &[u8]) -> V
         .filter(|axis| channel != Some(*axis))
         .collect();
     let wanted: &[usize] = match predict.mode {
-        PredictMode::None => &[],
+        PredictMode::None | PredictMode::Chunk => &[],
         PredictMode::Left => &[0],
         PredictMode::Up => &[1],
         PredictMode::Plane => &[0, 1],
@@ -255,6 +255,32 @@ fn worked_example_of_the_specification() -> Result<()> {
 }
 
 #[test]
+fn worked_example_of_chunks_that_choose() -> Result<()> {
+    let spec = FilterSpec::parse("predict:1:chunk:channel=0:reference=1")?;
+    let mut params = Vec::new();
+    PredictFilter.emit_params(spec, &mut params);
+    assert_eq!(params, [1, 5, 0, 1, 0, 0]);
+    assert!(spec.is_per_chunk());
+    let fixed = FilterSpec::parse("predict:1:2d:channel=0:reference=1")?;
+    let mode = PredictMode::of_chunk(3)?;
+    assert_eq!(*super::super::in_chunk(&[spec, fixed], mode), [fixed; 2]);
+    let left = super::super::in_chunk(&[spec], PredictMode::of_chunk(1)?)[0];
+    let layout = Part {
+        shape: &[2, 2, 3],
+        first: 0,
+        count: 12,
+    };
+    let mut out = [0; 12];
+    let src = [1, 1, 1, 7, 7, 7, 0, 0, 0, 7, 7, 7];
+    PredictFilter.apply(left, &layout, &src, &mut out);
+    assert_eq!(out, [1, 0, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0]);
+    for wrong in [5, 6, 255, 256, u16::MAX] {
+        assert!(PredictMode::of_chunk(wrong).unwrap_err().is_corrupt());
+    }
+    Ok(())
+}
+
+#[test]
 fn layouts_that_do_not_fit_the_bytes_are_survived() {
     let spec = FilterSpec::predict(Predict::default().channel_axis(0).reference(1))
         .over(2)
@@ -301,7 +327,7 @@ fn options_and_parameters_round_trip_and_mistakes_are_refused() -> Result<()> {
     for wrong in [
         &[1, 3, 255, 255, 0][..],
         &[3, 3, 255, 255, 0, 0],
-        &[1, 5, 255, 255, 0, 0],
+        &[1, 6, 255, 255, 0, 0],
         &[1, 3, 255, 1, 0, 0],
         &[1, 3, 255, 255, 2, 0],
         &[1, 3, 255, 255, 0, 1],
