@@ -291,6 +291,9 @@ impl Batches {
                         // Ranks have as many steps as each other, whatever they leave out.
                         if batch.is_empty() && !self.shared {
                             self.delivered += 1;
+                            if let Some(progress) = &self.progress {
+                                progress.set(state.planner.share().consumed(self.delivered));
+                            }
                             continue;
                         }
                     }

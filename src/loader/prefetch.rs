@@ -275,6 +275,8 @@ impl Worker {
 
     fn learn_shapes(&mut self, task: &ShapesTask) -> Report {
         let work = || -> Result<Arc<ChunkShapes>> {
+            #[cfg(test)]
+            tests::maybe_panic(&self.dataset, "shapes", task.place);
             if self.skips(task.place)? {
                 let shapes = self.layouts.iter().map(|layout| {
                     let shapes = || no_shapes(task.place, &self.dataset, layout);
@@ -320,7 +322,7 @@ impl Worker {
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         let work = || -> Result<()> {
             #[cfg(test)]
-            tests::maybe_panic(&self.dataset, place);
+            tests::maybe_panic(&self.dataset, "decode", place);
             if self.skips(place)? {
                 return Ok(());
             }
@@ -350,6 +352,8 @@ impl Worker {
                 )?;
                 slots.first_array += layout.num_arrays();
             }
+            #[cfg(test)]
+            tests::maybe_panic(&self.dataset, "decoded", place);
             // The claims end here, before the report: the consumer may then take the buffers.
             Ok(())
         };
@@ -419,11 +423,15 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::{DType, FieldSpec, Loader, ShardWriter, Shuffle, TensorView};
 
-    /// Panics in chunk 3 of datasets of this name.
+    /// Panics in chunk 3 of datasets of this name and a stage.
     const PANICS: &str = "panics-in-chunk-3";
 
-    pub(super) fn maybe_panic(dataset: &Dataset, place: ChunkPlace) {
-        if place.chunk == 3 && dataset.path().ends_with(PANICS) {
+    /// The stages at which a worker can be made to panic.
+    const STAGES: [&str; 3] = ["shapes", "decode", "decoded"];
+
+    pub(super) fn maybe_panic(dataset: &Dataset, stage: &str, place: ChunkPlace) {
+        let panics = dataset.path().ends_with(format!("{PANICS}-{stage}"));
+        if panics && place.chunk == 3 {
             panic!("the test asked for it");
         }
     }
@@ -431,33 +439,44 @@ mod tests {
     #[test]
     fn a_panicking_worker_is_an_error_and_never_an_early_end() -> Result<()> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(PANICS);
-        let field = FieldSpec::new("x", DType::U8, [10]);
-        let mut writer = ShardWriter::builder()
-            .field(field)
-            .samples_per_chunk(5)
-            .create(&path)?;
-        for i in 0..60 {
-            writer.append(&[("x", TensorView::new(DType::U8, &[10], &[i; 10])?)])?;
-        }
-        writer.finish()?;
-        for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
-            for num_workers in [1, 3] {
-                let loader = Loader::builder()
-                    .shuffle(shuffle)
-                    .num_workers(num_workers)
-                    .open(&path)?;
-                let results: Vec<_> = loader.batches(5).collect();
-                let (last, before) = results.split_last().unwrap();
-                assert!(before.iter().all(Result::is_ok));
-                let error = last.as_ref().unwrap_err();
-                assert!(
-                    matches!(error.kind(), ErrorKind::WorkerPanicked { .. }),
-                    "{error}"
-                );
-                assert!(error.to_string().contains("the test asked for it"));
-                if shuffle == Shuffle::None {
-                    assert_eq!(before.len(), 3);
+        for stage in STAGES {
+            let path = dir.path().join(format!("{PANICS}-{stage}"));
+            let field = FieldSpec::new("x", DType::U8, [10]);
+            let mut writer = ShardWriter::builder()
+                .field(field)
+                .field(FieldSpec::string("y"))
+                .samples_per_chunk(5)
+                .create(&path)?;
+            for i in 0..60 {
+                writer.append(&[
+                    ("x", TensorView::new(DType::U8, &[10], &[i; 10])?),
+                    ("y", TensorView::new(DType::U8, &[3], b"abc")?),
+                ])?;
+            }
+            writer.finish()?;
+            for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
+                for num_workers in [1, 3] {
+                    let loader = Loader::builder()
+                        .shuffle(shuffle)
+                        .num_workers(num_workers)
+                        .open(&path)?;
+                    let mut batches = loader.batches(5);
+                    let results: Vec<_> = batches.by_ref().collect();
+                    let (last, before) = results.split_last().unwrap();
+                    assert!(before.iter().all(Result::is_ok));
+                    let error = last.as_ref().unwrap_err();
+                    assert!(
+                        matches!(error.kind(), ErrorKind::WorkerPanicked { .. }),
+                        "{error}"
+                    );
+                    assert!(error.to_string().contains("the test asked for it"));
+                    if shuffle == Shuffle::None {
+                        assert_eq!(before.len(), 3, "{stage}");
+                    }
+                    assert!(batches.next().is_none());
+                    // Nothing is poisoned: what does not meet the panic still works.
+                    let first = loader.batches(5).next().unwrap();
+                    assert!(first.is_ok() || shuffle != Shuffle::None);
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! The shard files of a writer: opened, written, and made durable by a thread of its own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -79,6 +80,8 @@ impl ShardFiles {
         {
             self.seal(None)?;
         }
+        #[cfg(test)]
+        tests::maybe_panic(&self.folder, "write");
         let mut shard = match self.current.take() {
             Some(shard) => shard,
             None => self.open(samples_per_chunk)?,
@@ -166,7 +169,12 @@ impl Syncer {
         let (queue, tasks) = bounded(1);
         let thread = std::thread::Builder::new()
             .name("tensorshard-sync".to_owned())
-            .spawn(move || sync_in_order(&shared, &tasks))
+            .spawn(move || {
+                let work = || sync_in_order(&shared, &tasks);
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+                    shared.fail(Error::panicked("sync", payload.as_ref()));
+                }
+            })
             .map_err(|e| Error::io("start a thread", "", e))?;
         Ok(Self {
             queue: Some(queue),
@@ -275,4 +283,42 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::{DType, FieldSpec, ShardWriter, TensorView};
+
+    pub(super) fn maybe_panic(folder: &Path, stage: &str) {
+        if folder.ends_with(format!("panics-in-{stage}")) {
+            panic!("the test asked for it");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_writing_thread_is_an_error_and_nothing_is_committed() -> Result<()> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("panics-in-write");
+        let field = FieldSpec::new("x", DType::U8, [10]);
+        let mut writer = ShardWriter::builder()
+            .field(field)
+            .samples_per_chunk(5)
+            .create(&path)?;
+        let mut append = || -> Result<()> {
+            for i in 0..200 {
+                writer.append(&[("x", TensorView::new(DType::U8, &[10], &[i; 10])?)])?;
+            }
+            Ok(())
+        };
+        let error = match append() {
+            Ok(()) => writer.finish().map(|_| ()).unwrap_err(),
+            Err(error) => error,
+        };
+        let panicked = matches!(error.kind(), ErrorKind::WorkerPanicked { .. });
+        assert!(panicked, "{error}");
+        assert!(!path.join("manifest.tsm").exists());
+        Ok(())
+    }
 }

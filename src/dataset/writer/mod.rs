@@ -407,7 +407,13 @@ impl ShardWriter {
             })
         });
         self.reset_pending();
-        if sent { Ok(()) } else { self.check_failed() }
+        if sent { Ok(()) } else { self.gone() }
+    }
+
+    /// The threads ended before they were asked to: samples are lost, which must not look like success.
+    fn gone(&self) -> Result<()> {
+        self.check_failed()?;
+        Err(Error::panicked("write", &"the writing thread is gone"))
     }
 
     /// Seals the current shard and commits all samples appended so far: when this returns they are durable, and the
@@ -427,11 +433,9 @@ impl ShardWriter {
         let seq = self.next_seq;
         self.next_seq += 1;
         let sent = self.pipeline.as_ref().is_some_and(|p| p.seal(seq, ack));
-        if sent {
-            // An error here means that the writer thread is gone; it has left an error.
-            done.recv().ok();
-        }
-        self.check_failed()
+        let sealed = sent && done.recv().is_ok();
+        self.check_failed()?;
+        if sealed { Ok(()) } else { self.gone() }
     }
 
     fn commit(&mut self, unfinished: bool) -> Result<()> {

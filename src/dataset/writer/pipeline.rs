@@ -135,7 +135,12 @@ impl Pipeline {
             threads.push(spawn(format!("tensorshard-encode-{i}"), Box::new(body))?);
         }
         let shared = files.shared();
-        let body = move || write_in_order(files, &shared, &result_queue, &token_sender);
+        let body = move || {
+            let work = || write_in_order(files, &shared, &result_queue, &token_sender);
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
+                shared.fail(Error::panicked("write", payload.as_ref()));
+            }
+        };
         threads.push(spawn("tensorshard-write".to_owned(), Box::new(body))?);
         Ok(Self {
             tasks: Some(tasks),
