@@ -57,6 +57,7 @@ fn check(path: &Path, shuffle: Shuffle, io: IoMode) -> Result<()> {
         .num_workers(2)
         .open(path)?;
     // Once before it counts: shards are open then, and memory that is kept for other batches has been used.
+    loader.batches(16).try_for_each(|batch| batch.map(|_| ()))?;
     leave(&loader, 100)?;
     let (threads, files) = (entries("/proc/self/task"), entries("/proc/self/fd"));
     let memory = resident();

@@ -144,10 +144,10 @@ fn no_sector_damage_is_silent_and_verify_says_what_the_loader_says() -> Result<(
             fs::remove_dir_all(&out).ok();
             let report = salvage(&path, &out, Unlisted::Auto)?;
             let intact = dataset.verify(&|_| ()).intact_samples;
-            assert!(
-                report.num_samples >= intact && !report.is_whole(),
-                "case {case}"
-            );
+            assert!(report.num_samples >= intact, "case {case}");
+            // Where header, index or footer are damaged, nothing need be lost.
+            let whole = report.num_samples == 96;
+            assert_eq!(report.is_whole(), whole, "case {case}");
         }
     }
     assert!(found > harmless);

@@ -27,7 +27,7 @@ from ._errors import (
     UnsupportedError,
     WorkerPanickedError,
 )
-from ._files import convert, export, inspect, merge, verify
+from ._files import convert, export, inspect, merge, salvage, verify
 from ._loader import Loader
 from ._writer import Field, ShardWriter
 
@@ -54,6 +54,7 @@ __all__ = [
     "export",
     "inspect",
     "merge",
+    "salvage",
     "verify",
 ]
 

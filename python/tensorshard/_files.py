@@ -1,4 +1,4 @@
-"""The verbs of the command as functions: `convert`, `inspect`, `verify`, `export`, `merge`."""
+"""The verbs of the command as functions: `convert`, `inspect`, `verify`, `export`, `merge`, `salvage`."""
 
 from __future__ import annotations
 
@@ -157,3 +157,17 @@ def merge(parts: Sequence[Path], out: Path) -> dict[str, Any]:
     if len(paths) < 1:
         raise InvalidArgumentError("nothing to merge: name at least one part")
     return _call("merge", [], [*paths, os.fspath(out)])
+
+
+def salvage(path: Path, out: Path, *, unlisted: str = "auto") -> dict[str, Any]:
+    """Makes a readable dataset of every intact chunk of a damaged or interrupted one, which is only read.
+
+    What is lost is in the report (`whole`, `shards`), no exception; an exception if there is nothing to salvage.
+
+    Args:
+        path: The damaged dataset's folder, or one shard.
+        out: The new dataset: a folder that is not there, or empty.
+        unlisted: Shards that the manifest does not list: `"auto"` takes them if there is no readable manifest, or an
+            unfinished one; `"include"` always, `"exclude"` never.
+    """
+    return _call("salvage", _options(unlisted=unlisted), [os.fspath(path), os.fspath(out)])
