@@ -321,3 +321,49 @@ fn the_command_reports_what_is_lost_and_ends_with_1() -> Result<()> {
     assert_eq!(run(&out).0, Some(2));
     Ok(())
 }
+
+/// Found by fuzzing: the chunks in between were looked at one by one.
+#[test]
+fn a_forged_chunk_that_says_it_is_far_away_takes_no_time() -> Result<()> {
+    use common::forge::{Forge, crc};
+    const FAR: u32 = u32::MAX;
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    dataset(&path)?;
+    let (file, num_samples) = shards(&path)?.remove(0);
+    let mut forge = Forge::new(fs::read(&file).unwrap());
+    let id = forge.bytes[24..40].to_vec();
+    let chunk = forge.chunks[1].clone();
+    forge.bytes[chunk.at + 8..chunk.at + 12].copy_from_slice(&FAR.to_le_bytes());
+    let first_sample = u64::from(FAR) * 8;
+    forge.bytes[chunk.at + 16..chunk.at + 24].copy_from_slice(&first_sample.to_le_bytes());
+    for (ordinal, stream) in (0..).zip(&chunk.streams) {
+        for (piece, place) in (0..).zip(stream) {
+            let data = &forge.bytes[place.data.clone()];
+            let crc = crc(&id, u64::from(FAR), ordinal, piece, data);
+            forge.bytes[place.entry + 8..place.entry + 12].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+    let end = chunk.at + chunk.header_len - 4;
+    let crc = crc(
+        &id,
+        u64::from(FAR),
+        u32::MAX,
+        2,
+        &forge.bytes[chunk.at..end],
+    );
+    forge.bytes[end..end + 4].copy_from_slice(&crc.to_le_bytes());
+    // The end of the shard does not say how many chunks there are.
+    let len = forge.footer;
+    forge.bytes.truncate(len);
+    fs::write(folder.path().join("x"), &forge.bytes).unwrap();
+    let report = salvage(folder.path().join("x"), &out, Unlisted::Auto)?;
+    assert_eq!(report.num_samples, num_samples);
+    let gaps: Vec<_> = report.shards[0]
+        .missing
+        .iter()
+        .map(|m| m.chunks.clone())
+        .collect();
+    assert_eq!(gaps.last().unwrap().end, u64::from(FAR));
+    Ok(())
+}

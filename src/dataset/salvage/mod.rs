@@ -2,7 +2,7 @@
 
 mod files;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -308,7 +308,7 @@ impl Work<'_> {
         let file_len = storage.len();
         let mut scan = Scan::new(storage, shard_id, ends, &self.schema.0, &self.schema.1)?;
         let mut intact: Vec<Intact> = Vec::new();
-        let mut errors: HashMap<u64, Error> = HashMap::new();
+        let mut errors: BTreeMap<u64, Error> = BTreeMap::new();
         let mut samples_per_chunk = source.record.map(|record| record.samples_per_chunk).or(ends
             .header
             .as_ref()
@@ -397,13 +397,15 @@ impl Work<'_> {
 fn list_missing(
     source: &Source,
     intact: &[Intact],
-    errors: &mut HashMap<u64, Error>,
+    errors: &mut BTreeMap<u64, Error>,
     per_chunk: u64,
     num_samples: Option<u64>,
     report: &mut SalvagedShard,
 ) {
     let after = |chunk: &Intact| chunk.number.saturating_add(1);
-    let damaged_end = errors.keys().max().map_or(0, |last| last.saturating_add(1));
+    let damaged_end = errors
+        .last_key_value()
+        .map_or(0, |(last, _)| last.saturating_add(1));
     let num_chunks = match num_samples {
         Some(n) => n.div_ceil(per_chunk.max(1)),
         None => intact.last().map_or(0, after).max(damaged_end),
@@ -411,7 +413,9 @@ fn list_missing(
     let mut from = 0;
     for to in intact.iter().map(|chunk| chunk.number).chain([num_chunks]) {
         if from < to {
-            let first = (from..to).find_map(|chunk| errors.remove(&chunk));
+            // Not chunk by chunk: a forged ordinal may be far away.
+            let first = errors.range(from..to).next().map(|(&chunk, _)| chunk);
+            let first = first.and_then(|chunk| errors.remove(&chunk));
             let error = first.unwrap_or_else(|| {
                 Error::corrupt("chunk", "an intact header", "none")
                     .in_file(&source.path)
