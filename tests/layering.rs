@@ -130,10 +130,12 @@ fn sources() -> Vec<Source> {
     sources
 }
 
-/// The sources of the library: no binaries, no `tests.rs`.
+/// The sources of the library: no binaries, no `tests.rs`, no files in `tests/`.
 fn library() -> Vec<Source> {
     let mut sources = sources();
-    sources.retain(|s| !s.path.starts_with("bin/") && !s.path.ends_with("tests.rs"));
+    sources.retain(|s| {
+        !s.path.starts_with("bin/") && !s.path.ends_with("tests.rs") && !s.path.contains("/tests/")
+    });
     sources
 }
 
