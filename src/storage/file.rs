@@ -252,18 +252,31 @@ pub(crate) fn create_folder(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Keeps other writers out of a folder until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FolderLock {
+    folder: File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that was forked meanwhile has the file open as well.
+        self.folder.unlock().ok();
+    }
+}
+
 /// Locks a folder for writing until what is returned is dropped, or the process ends. `None` where the file system has
 /// no such locks.
 ///
 /// # Errors
 /// `Io` if another writer has locked it.
-pub(crate) fn lock_folder(path: &Path) -> Result<Option<File>> {
+pub(crate) fn lock_folder(path: &Path) -> Result<Option<FolderLock>> {
     // Not everywhere can a folder be opened.
     let Ok(folder) = File::open(path) else {
         return Ok(None);
     };
     match folder.try_lock() {
-        Ok(()) => Ok(Some(folder)),
+        Ok(()) => Ok(Some(FolderLock { folder })),
         Err(fs::TryLockError::WouldBlock) => Err(Error::io(
             "lock",
             path,
@@ -325,4 +338,24 @@ fn temporary_name(path: &Path) -> Result<PathBuf> {
         u64::from_le_bytes(random)
     ));
     Ok(path.with_file_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_owner_although_a_forked_process_has_the_file_open() -> Result<()> {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(lock) = lock_folder(folder.path())? else {
+            return Ok(());
+        };
+        // What a fork does.
+        let also_open = lock.folder.try_clone().unwrap();
+        assert!(lock_folder(folder.path()).unwrap_err().is_io());
+        drop(lock);
+        assert!(lock_folder(folder.path())?.is_some());
+        drop(also_open);
+        Ok(())
+    }
 }

@@ -7,7 +7,7 @@ mod pipeline;
 pub use builder::ShardWriterBuilder;
 pub(crate) use files::mix;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -22,7 +22,7 @@ use crate::format::manifest::{Manifest, ShardRecord};
 use crate::format::schema::{Field, Kind, Schema};
 use crate::format::shard_id::ShardId;
 use crate::shard::{ChunkBlock, FieldBlock};
-use crate::storage::{create_folder, lock_folder, publish, remove_file};
+use crate::storage::{FolderLock, create_folder, lock_folder, publish, remove_file};
 use crate::tensor::TensorView;
 
 use super::inspect::FieldReport;
@@ -86,13 +86,13 @@ pub struct ShardWriter {
     finished: bool,
     /// Keeps other writers out.
     #[expect(dead_code, reason = "held, not used")]
-    lock: Option<File>,
+    lock: Option<FolderLock>,
 }
 
 /// The folder of a dataset that is to be written.
 struct Place {
     created_folder: bool,
-    lock: Option<File>,
+    lock: Option<FolderLock>,
 }
 
 impl Place {
