@@ -9,7 +9,7 @@ use std::sync::Arc;
 use common::{Random, small_dataset};
 use tensorshard::{
     Batch, Bitmap, DType, Dataset, ErrorKind, FieldSpec, Loader, LoaderBuilder, LoaderState,
-    Result, ShardWriter, Shuffle, Split, Tail, TensorView,
+    Mixture, MixtureEnd, Result, ShardWriter, Shuffle, Split, Tail, TensorView,
 };
 
 const MODES: [Shuffle; 4] = [
@@ -468,5 +468,160 @@ fn another_global_batch_size_goes_on_where_the_state_stands() -> Result<()> {
         .open_dataset(&dataset)?;
     assert_eq!(odd.batch_size(), None);
     assert!(odd.batches(7).next().unwrap().is_err());
+    Ok(())
+}
+
+/// `n` samples of one field, an i64 that begins at `first`.
+fn numbers(path: &Path, first: i64, n: i64, per_chunk: u32) -> Result<Dataset> {
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::new("x", DType::I64, []))
+        .samples_per_chunk(per_chunk)
+        .create(path)?;
+    for i in first..first + n {
+        writer.append(&[("x", TensorView::new(DType::I64, &[], &i.to_le_bytes())?)])?;
+    }
+    writer.finish()?;
+    Dataset::open(path)
+}
+
+#[test]
+fn mixtures_keep_their_proportions_and_resume_like_one_dataset() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = [
+        numbers(&dir.path().join("a"), 0, 300, 7)?,
+        numbers(&dir.path().join("b"), 300, 40, 3)?,
+        numbers(&dir.path().join("c"), 340, 90, 10)?,
+    ];
+    let mixture = |end| {
+        Mixture::new()
+            .add(&parts[0], 3.0)
+            .add(&parts[1], 1.0)
+            .add_part(&parts[2], 2.0, &Loader::builder().range(10..90))
+            .until(end)
+    };
+    for shuffle in MODES {
+        for (end, len) in [
+            (MixtureEnd::FirstExhausted, 236..=241),
+            (MixtureEnd::AllExhausted, 597..=603),
+            (MixtureEnd::Samples(150), 150..=150),
+        ] {
+            let open = |rank, world| {
+                Loader::builder()
+                    .shuffle(shuffle)
+                    .rank(rank, world)
+                    .open_mixture(&mixture(end))
+            };
+            let mut loader = open(0, 1)?;
+            let batches = all(&loader, 12)?;
+            let order = ids(&batches);
+            assert!(len.contains(&order.len()), "{end:?} {}", order.len());
+            assert_eq!(loader.num_samples(), order.len() as u64);
+            let mut counts = [0_i64; 3];
+            let mut times = vec![0; 430];
+            for batch in &batches {
+                let values = batch.field("x")?.as_slice::<i64>()?;
+                for (&id, &value) in batch.sample_ids().iter().zip(values) {
+                    assert_eq!(u64::try_from(value).unwrap(), id);
+                    let (source, sample) = loader.source_of(id);
+                    assert_eq!(sample, id - [0, 300, 340][source]);
+                    assert!(source != 2 || sample >= 10);
+                    counts[source] += 1;
+                    times[usize::try_from(id).unwrap()] += 1;
+                }
+                if batch.len() == 12 {
+                    // Every batch is a fair part.
+                    let own = |source| {
+                        let of = |id: &&u64| loader.source_of(**id).0 == source;
+                        batch.sample_ids().iter().filter(of).count()
+                    };
+                    assert_eq!([own(0), own(1), own(2)], [6, 2, 4]);
+                }
+            }
+            match end {
+                MixtureEnd::FirstExhausted => assert!(times.iter().all(|&n| n <= 1)),
+                MixtureEnd::AllExhausted => {
+                    let all = (0..430).filter(|i| !(340..350).contains(i));
+                    assert!(all.into_iter().all(|i: usize| times[i] >= 1), "{shuffle:?}");
+                }
+                MixtureEnd::Samples(_) => {}
+            }
+            // What one dataset has left comes in the next epoch, before anything comes again.
+            loader.set_epoch(1);
+            for (step, batch) in (0..).zip(all(&loader, 12)?) {
+                assert_eq!(loader.ids_for(step, 12)?, batch.sample_ids());
+                for &id in batch.sample_ids() {
+                    times[usize::try_from(id).unwrap()] += 1;
+                }
+            }
+            if end == MixtureEnd::Samples(150) {
+                assert!(times[..300].iter().all(|&n| n <= 1), "{shuffle:?}");
+            }
+            loader.set_epoch(0);
+            for (step, batch) in (0..).zip(&batches) {
+                assert_eq!(loader.ids_for(step, 12)?, batch.sample_ids());
+            }
+            for taken in [0, 1, 5, 12] {
+                let before: Result<Vec<Batch>> = loader.batches(12).take(taken).collect();
+                drop(before?);
+                let mut resumed = open(0, 1)?;
+                resumed.load_state(&LoaderState::from_json(&loader.state()?.to_json())?)?;
+                assert_eq!(content(&all(&resumed, 12)?), content(&batches)[taken..]);
+            }
+            let mut ranks = Vec::new();
+            for rank in 0..3 {
+                ranks.extend(ids(&all(&open(rank, 3)?, 4)?));
+            }
+            let mut sorted = order.clone();
+            ranks.sort_unstable();
+            sorted.sort_unstable();
+            assert_eq!(ranks, sorted, "{shuffle:?} {end:?}");
+            let error = loader.load_state(&Loader::builder().open_dataset(&parts[0])?.state()?);
+            assert!(matches!(
+                error.unwrap_err().kind(),
+                ErrorKind::StateMismatch { .. }
+            ));
+        }
+    }
+    let other = write(&dir.path().join("d"))?;
+    let wrong = Mixture::new().add(&parts[0], 1.0).add(&other, 1.0);
+    let error = Loader::builder().open_mixture(&wrong).unwrap_err();
+    assert!(error.to_string().contains("the same fields"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn weights_draw_samples_in_proportion_and_resume() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = numbers(&dir.path().join("a"), 0, 2000, 50)?;
+    let weights: Vec<f64> = (0..2000).map(|i| f64::from(i % 3)).collect();
+    let open = || {
+        Loader::builder()
+            .shuffle(Shuffle::Exact)
+            .weights(weights.clone())
+            .open_dataset(&dataset)
+    };
+    let mut loader = open()?;
+    let batches = all(&loader, 64)?;
+    let order = ids(&batches);
+    assert_eq!(order.len(), 2000);
+    let of = |rest| order.iter().filter(|&&id| id % 3 == rest).count();
+    assert_eq!(of(0), 0);
+    assert!((1230..1440).contains(&of(2)), "{}", of(2));
+    for (step, batch) in (0..).zip(&batches) {
+        assert_eq!(loader.ids_for(step, 64)?, batch.sample_ids());
+        let values = batch.field("x")?.as_slice::<i64>()?.iter();
+        let ids = batch.sample_ids().iter();
+        assert!(
+            values
+                .zip(ids)
+                .all(|(&x, &id)| u64::try_from(x).unwrap() == id)
+        );
+    }
+    loader.seek(7, 64)?;
+    let mut resumed = open()?;
+    resumed.load_state(&loader.state()?)?;
+    assert_eq!(content(&all(&resumed, 64)?), content(&batches)[7..]);
+    let few = Loader::builder().shuffle(Shuffle::Exact).weights([1.0]);
+    assert!(few.open_dataset(&dataset).is_err());
     Ok(())
 }

@@ -356,6 +356,34 @@ impl FieldLayout {
         self.fixed.is_none()
     }
 
+    /// True if samples of both lie in batches in the same way, and mean the same.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let codes = |layout: &Self| layout.scales.is_some() || layout.static_scales.is_some();
+        self.name == other.name
+            && self.kind == other.kind
+            && self.dtype == other.dtype
+            && self.dims == other.dims
+            && self.fixed == other.fixed
+            && self.ragged == other.ragged
+            && !codes(self)
+            && !codes(other)
+    }
+
+    /// In a few words.
+    pub(crate) fn describe(&self) -> String {
+        let dims = self.dims.iter().map(|dim| match dim {
+            Some(dim) => dim.to_string(),
+            None => "?".to_owned(),
+        });
+        let dims: Vec<String> = dims.collect();
+        let scales = if self.scales.is_some() || self.static_scales.is_some() {
+            " with scales"
+        } else {
+            ""
+        };
+        format!("{} {} [{}]{scales}", self.name, self.dtype, dims.join(", "))
+    }
+
     /// Bytes that a sample takes in a batch; `None` for ragged fields.
     pub(crate) fn sample_bytes(&self) -> Option<u64> {
         let (_, values) = self.fixed.as_ref()?;

@@ -13,12 +13,17 @@ use crate::storage::IoMode;
 
 use super::damaged::Damaged;
 use super::distribution::Distribution;
+use super::mixture::{Mixture, MixtureEnd, Part};
+use super::order::bijection::hash;
 use super::order::bitmap::Bitmap;
+use super::order::geometry::Geometry;
+use super::order::mixture::{Alias, Turns};
 use super::order::{LANES, Shuffle};
 use super::progress::Progress;
 use super::selection::{Selection, Split};
 use super::share::Tail;
-use super::{Loader, Source};
+use super::state::hex;
+use super::{Draws, Loader, Source, Store};
 
 /// Bytes of open batches unless asked otherwise.
 const MEMORY_BUDGET: u64 = 1 << 30;
@@ -39,6 +44,7 @@ pub struct LoaderBuilder {
     pub(super) seed: u64,
     pub(super) epoch: u64,
     pub(super) repeat: u64,
+    pub(super) weights: Option<Arc<[f64]>>,
     pub(super) selection: Selection,
     pub(super) tail: Tail,
     rank: Option<(u64, u64)>,
@@ -63,6 +69,7 @@ impl Default for LoaderBuilder {
             seed: 0,
             epoch: 0,
             repeat: 1,
+            weights: None,
             selection: Selection::default(),
             tail: Tail::Short,
             rank: None,
@@ -159,6 +166,13 @@ impl LoaderBuilder {
         self
     }
 
+    /// Draws as many samples as there are, each in proportion to its weight and again and again, instead of shuffling:
+    /// one weight for every sample of the dataset. Takes 16 bytes for each; costs about one decoded piece per sample.
+    pub fn weights(mut self, weights: impl Into<Arc<[f64]>>) -> Self {
+        self.weights = Some(weights.into());
+        self
+    }
+
     /// Only samples with these ids (as far as they exist). With `every_nth`, `split` and `filter`: those that all of
     /// them select.
     pub fn range(mut self, ids: Range<u64>) -> Self {
@@ -245,7 +259,25 @@ impl LoaderBuilder {
     ///
     /// # Errors
     /// `InvalidArgument` for fields, outputs or selections that do not fit the dataset, and for ranks that do not exist.
-    pub fn open_dataset(mut self, dataset: &Dataset) -> Result<Loader> {
+    pub fn open_dataset(self, dataset: &Dataset) -> Result<Loader> {
+        let part = Part {
+            dataset: dataset.clone(),
+            weight: 1.0,
+            selection: self.selection.clone(),
+        };
+        self.open_parts(vec![part], MixtureEnd::FirstExhausted)
+    }
+
+    /// A loader over several datasets that take turns.
+    ///
+    /// # Errors
+    /// As [`LoaderBuilder::open_dataset`], and for datasets whose fields differ.
+    pub fn open_mixture(self, mixture: &Mixture) -> Result<Loader> {
+        mixture.check(&self)?;
+        self.open_parts(mixture.parts.clone(), mixture.end)
+    }
+
+    fn open_parts(self, parts: Vec<Part>, end: MixtureEnd) -> Result<Loader> {
         if let Some(fields) = &self.fields {
             let mut names: Vec<&String> = fields.iter().collect();
             names.sort_unstable();
@@ -256,10 +288,61 @@ impl LoaderBuilder {
                 )));
             }
         }
-        let dataset = match &self.fields {
-            Some(fields) => dataset.select(fields)?,
-            None => dataset.clone(),
+        let distribution = match self.rank {
+            Some((rank, world_size)) => Distribution::new(rank, world_size)?,
+            None => Distribution::from_env()?,
         };
+        let distribution = distribution.with_replicas(self.replicas)?;
+        let weights: Vec<f64> = parts.iter().map(|part| part.weight).collect();
+        let turns = match weights.len() {
+            1 => Turns::one(),
+            _ => Turns::new(&weights)?,
+        };
+        let (mut stores, mut selections) = (Vec::new(), Vec::new());
+        let mut first_id = 0;
+        for mut part in parts {
+            let dataset = match &self.fields {
+                Some(fields) => part.dataset.select(fields)?,
+                None => part.dataset,
+            };
+            part.selection.prepare(&dataset)?;
+            let layouts = self.layouts(&dataset)?;
+            let store = Store {
+                first_id,
+                layouts,
+                dataset,
+            };
+            if let Some(first) = stores.first() {
+                store.check_like(first)?;
+            }
+            first_id += store.dataset.len();
+            stores.push(store);
+            selections.push(part.selection);
+        }
+        let sources = stores.iter().zip(&selections).map(|(store, selection)| {
+            Source::new(&store.dataset, store.dataset.num_shards(), selection)
+        });
+        let sources = sources.collect::<Result<Vec<Source>>>()?;
+        let pool = BufferPool::new(self.memory_budget);
+        let draws = self.draws(&sources[0].geometry)?;
+        Ok(Loader {
+            stores: stores.into(),
+            selections,
+            options: self,
+            sources,
+            prefix: None,
+            turns: Arc::new(turns),
+            end,
+            draws,
+            distribution,
+            progress: Progress::default(),
+            pool,
+            stats: Arc::default(),
+        })
+    }
+
+    /// How the fields of a dataset lie in batches.
+    fn layouts(&self, dataset: &Dataset) -> Result<Arc<[FieldLayout]>> {
         if let Some(unknown) = self
             .outputs
             .keys()
@@ -272,7 +355,7 @@ impl LoaderBuilder {
             let field = &dataset.schema().fields()[ordinal];
             let output = self.outputs.get(field.name()).cloned().unwrap_or_default();
             layouts.push(FieldLayout::new(
-                &dataset,
+                dataset,
                 ordinal,
                 &output.with_default_dtype(self.dtype, field),
             )?);
@@ -280,24 +363,35 @@ impl LoaderBuilder {
         if layouts.is_empty() {
             return Err(Error::invalid("no fields are selected"));
         }
-        let distribution = match self.rank {
-            Some((rank, world_size)) => Distribution::new(rank, world_size)?,
-            None => Distribution::from_env()?,
+        Ok(layouts.into())
+    }
+
+    /// What draws samples by weight.
+    fn draws(&self, geometry: &Geometry) -> Result<Option<Draws>> {
+        let Some(weights) = &self.weights else {
+            return Ok(None);
         };
-        let distribution = distribution.with_replicas(self.replicas)?;
-        self.selection.prepare(&dataset)?;
-        let source = Source::new(&dataset, dataset.num_shards(), &self.selection)?;
-        let pool = BufferPool::new(self.memory_budget);
-        Ok(Loader {
-            dataset,
-            options: self,
-            layouts: layouts.into(),
-            source,
-            prefix: None,
-            distribution,
-            progress: Progress::default(),
-            pool,
-            stats: Arc::default(),
-        })
+        if weights.len() as u64 != geometry.total() {
+            return Err(Error::invalid(format!(
+                "there are {} weights for {} samples: give each a weight, 0 for those that are not drawn",
+                weights.len(),
+                geometry.total()
+            )));
+        }
+        if self.shuffle != Shuffle::Exact {
+            return Err(Error::invalid(
+                "samples that are drawn by weight come from anywhere: choose the exact shuffle",
+            ));
+        }
+        let selected = geometry.selected();
+        let weight = |i| weights[usize::try_from(selected.get(i)).unwrap_or(usize::MAX)];
+        let selected: Vec<f64> = (0..selected.len()).map(weight).collect();
+        let digest = selected
+            .iter()
+            .fold(3, |digest, weight| hash(digest, weight.to_bits()));
+        Ok(Some(Draws {
+            alias: Arc::new(Alias::new(&selected)?),
+            word: hex(digest),
+        }))
     }
 }

@@ -12,7 +12,6 @@ use crate::kernel::slots::{SlotClaims, SlotOwner};
 use crate::pool::{BufferPool, PoolStats, PooledBuffer};
 use crate::shard::{RowRun, SlotShape};
 
-use super::Loader;
 use super::damaged::{SkippedChunk, Skips};
 use super::order::Shuffle;
 use super::order::geometry::ChunkPlace;
@@ -20,12 +19,14 @@ use super::plan::{Entry, Planner, Recall, Visit};
 use super::prefetch::{ChunkShapes, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
 use super::progress::Tracker;
 use super::stats::LoaderStats;
+use super::{Loader, Store};
 
 /// One epoch, batch by batch. See [`Loader::batches`].
 #[derive(Debug)]
 pub struct Batches {
     dataset: Dataset,
     layouts: Arc<[FieldLayout]>,
+    stores: Arc<[Store]>,
     options: Options,
     skips: Arc<Skips>,
     /// `None` once the epoch has ended or failed.
@@ -136,14 +137,15 @@ impl WaitingVisit {
 impl Batches {
     pub(super) fn new(loader: &Loader, batch_size: usize) -> Self {
         let mut out = Self {
-            dataset: loader.dataset.clone(),
-            layouts: Arc::clone(&loader.layouts),
+            dataset: loader.dataset().clone(),
+            layouts: Arc::clone(&loader.stores[0].layouts),
+            stores: Arc::clone(&loader.stores),
             options: Options {
                 num_workers: loader.options.num_workers,
                 ahead: loader.options.prefetch as u64,
                 batch_budget: loader.batch_budget(),
                 batch_bytes: 0,
-                ragged: loader.layouts.iter().any(FieldLayout::is_ragged),
+                ragged: loader.stores[0].layouts.iter().any(FieldLayout::is_ragged),
             },
             skips: Arc::new(Skips::new(loader.options.damaged)),
             state: None,
@@ -188,12 +190,7 @@ impl Batches {
         let num_batches = planner.num_batches();
         self.state = Some(State {
             planner,
-            workers: Workers::start(
-                &self.dataset,
-                &self.layouts,
-                &self.skips,
-                self.options.num_workers,
-            )?,
+            workers: Workers::start(&self.stores, &self.skips, self.options.num_workers)?,
             open: VecDeque::new(),
             first_open: 0,
             waiting: VecDeque::new(),
@@ -268,6 +265,7 @@ impl Batches {
         let context = Context {
             dataset: &self.dataset,
             layouts: &self.layouts,
+            stores: &self.stores,
             options: &self.options,
             pool: &self.pool,
         };
@@ -382,6 +380,7 @@ impl Drop for Batches {
 struct Context<'a> {
     dataset: &'a Dataset,
     layouts: &'a Arc<[FieldLayout]>,
+    stores: &'a [Store],
     options: &'a Options,
     pool: &'a BufferPool,
 }
@@ -516,10 +515,12 @@ impl State {
             keeps,
         } = visit;
         let shapes = Arc::new(VisitShapes::new());
+        let first_id = context.stores[place.source as usize].first_id;
         for entry in &entries {
             self.open_batch(entry.batch);
             if let Some(batch) = self.batch_mut(entry.batch) {
-                batch.plan(place, entry, context.options.ragged.then_some(&shapes));
+                let shapes = context.options.ragged.then_some(&shapes);
+                batch.plan(first_id + place.first_sample, entry, shapes);
             }
         }
         let (batches, of_entries) = Visit::batches(&entries);
@@ -804,7 +805,7 @@ impl OpenBatch {
         }
     }
 
-    fn plan(&mut self, place: ChunkPlace, entry: &Entry, shapes: Option<&Arc<VisitShapes>>) {
+    fn plan(&mut self, first_sample: u64, entry: &Entry, shapes: Option<&Arc<VisitShapes>>) {
         if let Some(shapes) = shapes {
             self.sources.resize(self.sample_ids.len(), (0, 0));
             // The entries of a visit come one after the other.
@@ -819,7 +820,7 @@ impl OpenBatch {
         // At most one visit a sample, and samples of a batch are a u32.
         let visit = u32::try_from(self.visits.len().saturating_sub(1)).unwrap_or(u32::MAX);
         for (slot, row) in (entry.slot..).zip(entry.row..entry.row + entry.count) {
-            self.sample_ids[slot as usize] = place.first_sample + u64::from(row);
+            self.sample_ids[slot as usize] = first_sample + u64::from(row);
             if let Some(source) = self.sources.get_mut(slot as usize) {
                 *source = (visit, row);
             }

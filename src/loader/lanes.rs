@@ -89,8 +89,11 @@ impl LaneFeed {
             let Pass {
                 pass, order, range, ..
             } = &self.tracks[track];
-            let (begin, _) = pass_start(epoch, track, *pass);
-            if range.0 >= range.1 || begin >= range.1 || epoch.tracks[track].len() == 0 {
+            let (begin, less) = pass_start(epoch, track, *pass);
+            if range.0 >= range.1
+                || begin >= range.1.saturating_add(less)
+                || epoch.tracks[track].len() == 0
+            {
                 return Ok(());
             }
             let Order::Windowed(windowed) = order.as_ref() else {
@@ -127,7 +130,7 @@ impl LaneFeed {
 
     /// Queues the block of a lane that begins at index `first` of the lane, or holds the first index that is delivered.
     /// False if there is none.
-    fn push(&mut self, epoch: &mut Epoch, track: usize, lane: u64, first: Option<u64>) -> bool {
+    fn push(&mut self, epoch: &Epoch, track: usize, lane: u64, first: Option<u64>) -> bool {
         let Pass {
             pass, order, range, ..
         } = &self.tracks[track];
@@ -166,7 +169,7 @@ impl LaneFeed {
     }
 
     /// The last position of the block that comes next.
-    pub(crate) fn reach(&self, epoch: &mut Epoch) -> Option<u64> {
+    pub(crate) fn reach(&self, epoch: &Epoch) -> Option<u64> {
         let Reverse(next) = self.next.peek()?;
         let Pass {
             pass, order, range, ..

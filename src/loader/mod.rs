@@ -7,7 +7,10 @@ mod distribution;
 mod iter;
 mod keep;
 mod lanes;
+mod mixture;
 mod order;
+#[cfg(test)]
+mod order_speed;
 mod plan;
 mod prefetch;
 mod progress;
@@ -22,6 +25,7 @@ pub use builder::LoaderBuilder;
 pub use damaged::{Damaged, SkippedChunk};
 pub use distribution::Distribution;
 pub use iter::Batches;
+pub use mixture::{Mixture, MixtureEnd};
 pub use order::Shuffle;
 pub use order::bitmap::Bitmap;
 pub use selection::Split;
@@ -39,8 +43,10 @@ use crate::error::{Error, Result};
 use crate::pool::BufferPool;
 
 use keep::Keeper;
+use order::bijection::hash;
 use order::epoch::{Epoch, Track};
 use order::geometry::Geometry;
+use order::mixture::{Alias, Turns};
 use order::windowed;
 use progress::Progress;
 use selection::Selection;
@@ -73,18 +79,66 @@ const KEPT_OVERHEAD: u64 = 512;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Loader {
-    dataset: Dataset,
+    /// One, or those of a mixture.
+    stores: Arc<[Store]>,
+    selections: Vec<Selection>,
     options: LoaderBuilder,
-    layouts: Arc<[FieldLayout]>,
-    source: Source,
+    /// What epochs are made of, for each of `stores`.
+    sources: Vec<Source>,
     /// The shards that an epoch began with, if others were appended before it was resumed.
-    prefix: Option<Source>,
+    prefix: Option<Vec<Source>>,
+    turns: Arc<Turns>,
+    end: MixtureEnd,
+    draws: Option<Draws>,
     distribution: Distribution,
     progress: Progress,
     /// Kept from epoch to epoch, so that its memory is warm.
     pool: BufferPool,
     /// Of all iterations that have ended.
     stats: Arc<Mutex<LoaderStats>>,
+}
+
+/// A dataset, and how its fields lie in batches.
+#[derive(Clone, Debug)]
+struct Store {
+    dataset: Dataset,
+    layouts: Arc<[FieldLayout]>,
+    /// The id of its first sample among those of a mixture.
+    first_id: u64,
+}
+
+impl Store {
+    /// Refuses a dataset of a mixture whose batches are not those of the first.
+    fn check_like(&self, first: &Self) -> Result<()> {
+        let like = self.layouts.len() == first.layouts.len()
+            && self
+                .layouts
+                .iter()
+                .zip(first.layouts.iter())
+                .all(|(a, b)| a.is_like(b));
+        if like {
+            return Ok(());
+        }
+        let fields = |store: &Self| {
+            let fields = store.layouts.iter().map(FieldLayout::describe);
+            fields.collect::<Vec<String>>().join(", ")
+        };
+        Err(Error::invalid(format!(
+            "datasets of a mixture have the same fields; {} has {}, and {} has {}: choose fields and dtypes that they share",
+            first.dataset.path().display(),
+            fields(first),
+            self.dataset.path().display(),
+            fields(self)
+        )))
+    }
+}
+
+/// What draws samples by weight.
+#[derive(Clone, Debug)]
+struct Draws {
+    alias: Arc<Alias>,
+    /// The weights in a word, for states.
+    word: String,
 }
 
 /// The samples of a dataset, or of its first shards, that epochs are made of.
@@ -122,15 +176,23 @@ impl Loader {
         LoaderBuilder::default()
     }
 
-    /// The dataset.
+    /// The dataset; of a mixture, the first.
     pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+        &self.stores[0].dataset
+    }
+
+    /// The dataset of a sample, by its place in the mixture, and the sample's index in that dataset.
+    pub fn source_of(&self, sample_id: u64) -> (usize, u64) {
+        let source = self
+            .stores
+            .partition_point(|store| store.first_id <= sample_id)
+            .saturating_sub(1);
+        (source, sample_id - self.stores[source].first_id)
     }
 
     /// The number of samples of an epoch, of all ranks together.
     pub fn num_samples(&self) -> u64 {
-        let passes = self.options.repeat;
-        self.source().geometry.len().saturating_mul(passes)
+        self.epoch_len(self.sources())
     }
 
     /// The number of batches of an epoch: the same for every rank.
@@ -201,19 +263,76 @@ impl Loader {
         BatchStream::new(self.batches(batch_size))
     }
 
-    fn source(&self) -> &Source {
-        self.prefix.as_ref().unwrap_or(&self.source)
+    fn sources(&self) -> &[Source] {
+        self.prefix.as_deref().unwrap_or(&self.sources)
+    }
+
+    /// True if samples come from anywhere, in no order of chunks.
+    fn is_listed(&self) -> bool {
+        let listed = |source: &Source| source.geometry.selected().is_listed();
+        match self.options.shuffle {
+            Shuffle::Windowed { .. } => false,
+            Shuffle::None => self.stores.len() > 1 || self.sources().iter().any(listed),
+            Shuffle::Exact => true,
+        }
+    }
+
+    /// Samples of an epoch.
+    fn epoch_len(&self, sources: &[Source]) -> u64 {
+        if let [source] = sources {
+            return source.geometry.len().saturating_mul(self.options.repeat);
+        }
+        let lens = || (0..).zip(sources.iter().map(|source| source.geometry.len()));
+        if lens().any(|(_, len)| len == 0) {
+            return 0;
+        }
+        let turn = |dataset, index| self.turns.position(dataset, index);
+        match self.end {
+            MixtureEnd::Samples(n) => n,
+            MixtureEnd::FirstExhausted => lens().map(|(i, len)| turn(i, len)).min().unwrap_or(0),
+            MixtureEnd::AllExhausted => lens()
+                .map(|(i, len)| turn(i, len - 1).saturating_add(1))
+                .max()
+                .unwrap_or(0),
+        }
+    }
+
+    /// The shuffle of a dataset: of a mixture, each has its part of the window.
+    fn shuffle_of(&self, source: usize) -> Shuffle {
+        match self.options.shuffle {
+            Shuffle::Windowed { window } if window > 0 && self.stores.len() > 1 => {
+                let part = self.turns.part(source, u64::from(window)).max(1);
+                Shuffle::Windowed {
+                    window: u32::try_from(part).unwrap_or(window),
+                }
+            }
+            shuffle => shuffle,
+        }
     }
 
     /// The sequence of the epoch.
     fn epoch(&self) -> Result<Epoch> {
         let o = &self.options;
-        let geometry = &self.source().geometry;
-        // Every pass of every epoch is another.
-        let before = u128::from(o.epoch) * u128::from(o.repeat);
-        let before = before.saturating_mul(u128::from(geometry.len()));
-        let track = Track::new(Arc::clone(geometry), o.shuffle, o.lanes, o.seed, before)?;
-        Ok(Epoch::single(track))
+        let num_samples = self.num_samples();
+        let mut tracks = Vec::new();
+        for (i, source) in self.sources().iter().enumerate() {
+            let (seed, each) = match self.stores.len() {
+                1 => (o.seed, num_samples),
+                _ => (
+                    hash(o.seed, 16 + i as u64),
+                    self.turns.count(i, num_samples),
+                ),
+            };
+            // Every pass of every epoch is another.
+            let before = u128::from(o.epoch).saturating_mul(u128::from(each));
+            let geometry = Arc::clone(&source.geometry);
+            let track = Track::new(geometry, self.shuffle_of(i), o.lanes, seed, before)?;
+            tracks.push(match &self.draws {
+                Some(draws) => track.drawn(Arc::clone(&draws.alias)),
+                None => track,
+            });
+        }
+        Ok(Epoch::new(tracks, Arc::clone(&self.turns)))
     }
 
     /// What this rank delivers, from a position on.
@@ -259,7 +378,8 @@ impl Loader {
 
     /// Bytes that a sample takes in a batch, if it is the same for all.
     fn sample_bytes(&self) -> Option<u64> {
-        self.layouts.iter().map(FieldLayout::sample_bytes).sum()
+        let layouts = self.stores[0].layouts.iter();
+        layouts.map(FieldLayout::sample_bytes).sum()
     }
 
     /// The part of the memory budget that batches may take.
@@ -272,19 +392,23 @@ impl Loader {
     /// batches. `None` where nothing is gained.
     fn keeper(&self, batch_size: usize, round_samples: u64) -> Option<Keeper> {
         let sample_bytes = self.sample_bytes()?;
-        let listed = self.source().geometry.selected().is_listed();
-        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT || listed {
+        let single = self.stores.len() == 1 && self.draws.is_none();
+        let listed = self.sources()[0].geometry.selected().is_listed();
+        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT || listed || !single {
             return None;
         }
-        let ordinals = self.layouts.iter().map(|layout| layout.ordinal);
-        let group = self.dataset.samples_per_piece(ordinals)?;
+        let Store {
+            dataset, layouts, ..
+        } = &self.stores[0];
+        let ordinals = layouts.iter().map(|layout| layout.ordinal);
+        let group = dataset.samples_per_piece(ordinals)?;
         let open = round_samples
             .saturating_mul(2)
             .saturating_add(2 * batch_size as u64)
             .saturating_mul(sample_bytes);
         let room = self.batch_budget().saturating_sub(open);
         // A kept sample has buffers of its own.
-        let arrays: usize = self.layouts.iter().map(FieldLayout::num_arrays).sum();
+        let arrays: usize = layouts.iter().map(FieldLayout::num_arrays).sum();
         let capacity = room / (sample_bytes + KEPT_OVERHEAD * arrays as u64);
         let capacity = usize::try_from(capacity).unwrap_or(usize::MAX);
         (group > 1 && capacity > 0).then(|| Keeper::new(capacity, group))
@@ -294,15 +418,13 @@ impl Loader {
     /// choice: it decides how much is decoded together, never the order.
     fn round_samples(&self, batch_size: usize) -> u64 {
         let batch_size = batch_size as u64;
-        let geometry = &self.source().geometry;
         match self.options.shuffle {
-            Shuffle::Windowed { window } => {
-                let lanes = windowed::num_lanes(window, self.options.lanes, geometry);
-                let block = windowed::width(window, lanes).saturating_mul(geometry.largest_chunk());
-                let window = lanes.saturating_mul(block).min(self.num_samples());
+            Shuffle::Windowed { .. } => {
+                let windows = (0..self.stores.len()).map(|i| self.window_samples(i));
+                let window = windows.max().unwrap_or(0).min(self.num_samples());
                 window.div_ceil(self.distribution.share().1)
             }
-            Shuffle::None if !geometry.selected().is_listed() => geometry.largest_chunk(),
+            Shuffle::None if !self.is_listed() => self.sources()[0].geometry.largest_chunk(),
             Shuffle::None | Shuffle::Exact => {
                 let batch_bytes = self
                     .sample_bytes()
@@ -313,6 +435,21 @@ impl Loader {
                 let affordable = (self.batch_budget() / batch_bytes).saturating_sub(2) / 2;
                 batch_size.saturating_mul(affordable.clamp(1, self.options.prefetch as u64))
             }
+        }
+    }
+
+    /// Positions over which the window of a dataset reaches.
+    fn window_samples(&self, source: usize) -> u64 {
+        let geometry = &self.sources()[source].geometry;
+        let Shuffle::Windowed { window } = self.shuffle_of(source) else {
+            return 0;
+        };
+        let lanes = windowed::num_lanes(window, self.options.lanes, geometry);
+        let block = windowed::width(window, lanes).saturating_mul(geometry.largest_chunk());
+        let window = lanes.saturating_mul(block).min(geometry.len());
+        match self.stores.len() {
+            1 => window,
+            _ => self.turns.position(source, window),
         }
     }
 

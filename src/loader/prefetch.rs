@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, Sender, select_biased, unbounded};
 
-use crate::dataset::{Dataset, FieldLayout, check_workers};
+use crate::dataset::check_workers;
 use crate::error::{Error, Result};
 use crate::kernel::slots::SlotClaims;
 use crate::kernel::stream;
 use crate::pool::PooledBuffer;
 use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
 
+use super::Store;
 use super::damaged::{Skips, no_shapes};
 use super::order::geometry::ChunkPlace;
 
@@ -116,8 +117,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) fn start(
-        dataset: &Dataset,
-        layouts: &Arc<[FieldLayout]>,
+        stores: &Arc<[Store]>,
         skips: &Arc<Skips>,
         num_workers: usize,
     ) -> Result<Self> {
@@ -139,8 +139,7 @@ impl Workers {
         };
         for i in 0..num_workers {
             let worker = Worker {
-                dataset: dataset.clone(),
-                layouts: Arc::clone(layouts),
+                stores: Arc::clone(stores),
                 skips: Arc::clone(skips),
                 shapes: shapes_queue.clone(),
                 work: work_queue.clone(),
@@ -221,8 +220,7 @@ impl std::fmt::Debug for Workers {
 }
 
 struct Worker {
-    dataset: Dataset,
-    layouts: Arc<[FieldLayout]>,
+    stores: Arc<[Store]>,
     skips: Arc<Skips>,
     shapes: Receiver<ShapesTask>,
     work: Receiver<Work>,
@@ -267,27 +265,27 @@ impl Worker {
         report
     }
 
-    /// True if a chunk is damaged and to be left out.
-    fn skips(&mut self, place: ChunkPlace) -> Result<bool> {
-        self.skips
-            .skips(place, &self.dataset, &self.layouts, &mut self.scratch)
-    }
-
     fn learn_shapes(&mut self, task: &ShapesTask) -> Report {
         let work = || -> Result<Arc<ChunkShapes>> {
+            let Store {
+                dataset, layouts, ..
+            } = &self.stores[task.place.source as usize];
             #[cfg(test)]
-            tests::maybe_panic(&self.dataset, "shapes", task.place);
-            if self.skips(task.place)? {
-                let shapes = self.layouts.iter().map(|layout| {
-                    let shapes = || no_shapes(task.place, &self.dataset, layout);
+            tests::maybe_panic(dataset, "shapes", task.place);
+            if self
+                .skips
+                .skips(task.place, dataset, layouts, &mut self.scratch)?
+            {
+                let shapes = layouts.iter().map(|layout| {
+                    let shapes = || no_shapes(task.place, dataset, layout);
                     layout.is_ragged().then(shapes).transpose()
                 });
                 return Ok(Arc::new(shapes.collect::<Result<_>>()?));
             }
-            let shard = self.dataset.shard(task.place.shard)?;
+            let shard = dataset.shard(task.place.shard)?;
             let chunk = shard.chunk(task.place.chunk, &mut self.scratch.io)?;
-            let mut out = Vec::with_capacity(self.layouts.len());
-            for layout in self.layouts.iter() {
+            let mut out = Vec::with_capacity(layouts.len());
+            for layout in layouts.iter() {
                 let shapes = layout
                     .is_ragged()
                     .then(|| shard.decode_shapes(&chunk, layout.ordinal, &mut self.scratch));
@@ -321,12 +319,18 @@ impl Worker {
         }
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         let work = || -> Result<()> {
+            let Store {
+                dataset, layouts, ..
+            } = &self.stores[place.source as usize];
             #[cfg(test)]
-            tests::maybe_panic(&self.dataset, "decode", place);
-            if self.skips(place)? {
+            tests::maybe_panic(dataset, "decode", place);
+            if self
+                .skips
+                .skips(place, dataset, layouts, &mut self.scratch)?
+            {
                 return Ok(());
             }
-            let shard = self.dataset.shard(place.shard)?;
+            let shard = dataset.shard(place.shard)?;
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
             let mut slots = TaskSlots {
                 claims,
@@ -335,7 +339,7 @@ impl Worker {
                 field: 0,
                 first_array: 0,
             };
-            for (field, layout) in self.layouts.iter().enumerate() {
+            for (field, layout) in layouts.iter().enumerate() {
                 slots.field = field;
                 let shapes = shapes
                     .as_ref()
@@ -420,6 +424,7 @@ impl Slots for TaskSlots {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::Dataset;
     use crate::error::ErrorKind;
     use crate::{DType, FieldSpec, Loader, ShardWriter, Shuffle, TensorView};
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::error::{Error, Result};
 
 use super::order::Shuffle;
-use super::state::{LoaderState, fingerprint, hex};
+use super::state::{LoaderState, fingerprint, hash_bytes, hex};
 use super::{Loader, Source};
 
 /// How far the loader's last iteration has come, shared with it.
@@ -103,16 +103,26 @@ impl Loader {
     /// # Errors
     /// `Corrupt` if the manifest is damaged.
     pub fn state(&self) -> Result<LoaderState> {
-        let source = self.source();
+        let sources = self.sources();
+        let counts: Vec<u64> = sources.iter().map(|source| source.num_shards).collect();
         Ok(LoaderState {
-            fingerprint: fingerprint(&self.dataset, source.num_shards)?,
-            num_shards: source.num_shards,
+            fingerprint: self.fingerprint(&counts)?,
+            num_shards: counts.iter().sum(),
             num_samples: self.num_samples(),
             seed: self.options.seed,
             epoch: self.options.epoch,
             consumed: self.progress.consumed().min(self.num_samples()),
-            options: self.order_options(source),
+            options: self.order_options(sources),
         })
+    }
+
+    /// Of the first shards of each dataset.
+    fn fingerprint(&self, counts: &[u64]) -> Result<u64> {
+        let mut digest = 0;
+        for (store, &num_shards) in self.stores.iter().zip(counts) {
+            digest = fingerprint(digest, &store.dataset, num_shards)?;
+        }
+        Ok(digest)
     }
 
     /// The next iteration goes on where the state was taken. If samples were appended to the dataset since, this epoch
@@ -122,15 +132,33 @@ impl Loader {
     /// `StateMismatch` if the state is of another dataset, or of other order options: it names what differs. Nothing has
     /// changed then.
     pub fn load_state(&mut self, state: &LoaderState) -> Result<()> {
-        let available = self.dataset.num_shards();
-        if state.num_shards > available {
+        let available: Vec<u64> = self
+            .stores
+            .iter()
+            .map(|store| store.dataset.num_shards())
+            .collect();
+        // Shards of each dataset that the epoch began with.
+        let counts: Vec<u64> = match state.option("shards") {
+            None => vec![state.num_shards],
+            Some(words) => words.split(' ').filter_map(|n| n.parse().ok()).collect(),
+        };
+        if counts.len() != available.len() {
             return Err(Error::state_mismatch(
-                "the number of shards",
-                state.num_shards,
-                available,
+                "the number of datasets",
+                counts.len(),
+                available.len(),
             ));
         }
-        let found = fingerprint(&self.dataset, state.num_shards)?;
+        for (&count, &available) in counts.iter().zip(&available) {
+            if count > available {
+                return Err(Error::state_mismatch(
+                    "the number of shards",
+                    count,
+                    available,
+                ));
+            }
+        }
+        let found = self.fingerprint(&counts)?;
         if found != state.fingerprint {
             return Err(Error::state_mismatch(
                 "the dataset (fingerprint)",
@@ -138,16 +166,25 @@ impl Loader {
                 hex(found),
             ));
         }
-        let prefix = match state.num_shards == available {
-            true => None,
-            false => {
-                let o = &self.options;
-                Some(Source::new(&self.dataset, state.num_shards, &o.selection)?)
+        let prefix = if counts == available {
+            None
+        } else {
+            if self.draws.is_some() {
+                return Err(Error::state_mismatch(
+                    "the number of shards, where samples are drawn by weight,",
+                    counts[0],
+                    available[0],
+                ));
             }
+            let parts = self.stores.iter().zip(&self.selections).zip(&counts);
+            let sources = parts
+                .map(|((store, selection), &n)| Source::new(&store.dataset, n, selection))
+                .collect::<Result<Vec<Source>>>();
+            Some(sources?)
         };
-        let source = prefix.as_ref().unwrap_or(&self.source);
-        state.check_options(self.options.seed, &self.order_options(source))?;
-        let num_samples = source.geometry.len().saturating_mul(self.options.repeat);
+        let sources = prefix.as_deref().unwrap_or(&self.sources);
+        state.check_options(self.options.seed, &self.order_options(sources))?;
+        let num_samples = self.epoch_len(sources);
         if num_samples != state.num_samples || state.consumed > num_samples {
             return Err(Error::state_mismatch(
                 "the number of samples (consumed of all)",
@@ -210,12 +247,15 @@ impl Loader {
             )));
         }
         let mut epoch = self.epoch()?;
-        let ids = share.slots(step).map(|position| Ok(epoch.at(position)?.1));
+        let ids = share.slots(step).map(|position| {
+            let (source, sample) = epoch.at(position)?;
+            Ok(self.stores[source as usize].first_id + sample)
+        });
         ids.collect()
     }
 
     /// What the order depends on beside dataset, seed and epoch.
-    fn order_options(&self, source: &Source) -> Vec<(String, String)> {
+    fn order_options(&self, sources: &[Source]) -> Vec<(String, String)> {
         let o = &self.options;
         let mut options = Vec::new();
         let mut add = |name: &str, value: String| options.push((name.to_owned(), value));
@@ -228,7 +268,24 @@ impl Loader {
                 add("lanes", o.lanes.to_string());
             }
         }
-        add("selection", source.selection.clone());
+        if let [source] = sources {
+            add("selection", source.selection.clone());
+        } else {
+            let digest = sources.iter().fold(0, |digest, source| {
+                hash_bytes(digest, source.selection.as_bytes())
+            });
+            add(
+                "selection",
+                format!("{} parts {}", sources.len(), hex(digest)),
+            );
+            add("mixture", self.turns.word());
+            add("until", format!("{:?}", self.end));
+            let shards = sources.iter().map(|source| source.num_shards.to_string());
+            add("shards", shards.collect::<Vec<_>>().join(" "));
+        }
+        if let Some(draws) = &self.draws {
+            add("weights", draws.word.clone());
+        }
         if o.repeat != 1 {
             add("repeat", o.repeat.to_string());
         }

@@ -123,6 +123,15 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
+    /// True if not all samples are meant.
+    pub(crate) fn is_some(&self) -> bool {
+        self.range.is_some()
+            || self.every.is_some()
+            || self.split.is_some()
+            || self.filter.is_some()
+            || self.indices.is_some()
+    }
+
     /// Reads what the selection depends on.
     pub(crate) fn prepare(&mut self, dataset: &Dataset) -> Result<()> {
         let Some(split) = &self.split else {

@@ -48,6 +48,12 @@ impl LoaderState {
         self.num_samples
     }
 
+    /// An option that the order depends on.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        let found = self.options.iter().find(|(n, _)| n == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
     /// As JSON on one line.
     pub fn to_json(&self) -> String {
         let options: Map<String, Value> = self
@@ -170,9 +176,9 @@ pub(crate) fn hex(x: u64) -> String {
     format!("{x:016x}")
 }
 
-/// A number that depends on the schema and on the first `num_shards` shards (format-spec 13.8).
-pub(crate) fn fingerprint(dataset: &Dataset, num_shards: u64) -> Result<u64> {
-    let mut digest = hash_bytes(0, &dataset.manifest().schema_bytes);
+/// A number that depends on the schema and on the first `num_shards` shards (format-spec 13.7).
+pub(crate) fn fingerprint(digest: u64, dataset: &Dataset, num_shards: u64) -> Result<u64> {
+    let mut digest = hash_bytes(digest, &dataset.manifest().schema_bytes);
     for ordinal in 0..num_shards {
         let record = dataset.shard_record(ordinal)?;
         digest = hash_bytes(digest, &record.shard_id.bytes());

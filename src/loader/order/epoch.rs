@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::Result;
 
 use super::geometry::Geometry;
+use super::mixture::{Alias, Turns};
 use super::{Order, Shuffle, epoch_key};
 
 /// The samples of one dataset, pass after pass, each in another order.
@@ -14,6 +15,8 @@ pub(crate) struct Track {
     shuffle: Shuffle,
     lanes: u32,
     seed: u64,
+    /// Samples are drawn by weight.
+    alias: Option<Arc<Alias>>,
     /// The pass that index 0 is in, and where in it.
     first_pass: u64,
     first_index: u64,
@@ -36,6 +39,7 @@ impl Track {
             shuffle,
             lanes,
             seed,
+            alias: None,
             first_pass: u64::try_from(before / n).unwrap_or(u64::MAX),
             first_index: u64::try_from(before % n).unwrap_or(0),
             cached: None,
@@ -43,6 +47,13 @@ impl Track {
         // Options are refused here, and not on the way.
         track.pass(0)?;
         Ok(track)
+    }
+
+    /// The same samples, drawn by weight.
+    pub(crate) fn drawn(mut self, alias: Arc<Alias>) -> Self {
+        self.alias = Some(alias);
+        self.cached = None;
+        self
     }
 
     /// Samples of a pass.
@@ -69,7 +80,10 @@ impl Track {
             return Ok(Arc::clone(order));
         }
         let key = epoch_key(self.seed, self.first_pass.wrapping_add(pass));
-        let order = Arc::new(Order::new(&self.geometry, self.shuffle, self.lanes, key)?);
+        let order = Arc::new(match &self.alias {
+            Some(alias) => Order::Drawn(Arc::clone(alias), key),
+            None => Order::new(&self.geometry, self.shuffle, self.lanes, key)?,
+        });
         self.cached = Some((pass, Arc::clone(&order)));
         Ok(order)
     }
@@ -82,33 +96,41 @@ impl Track {
     }
 }
 
-/// The sequence of one epoch.
+/// The sequence of one epoch: tracks that take turns.
 #[derive(Debug)]
 pub(crate) struct Epoch {
     pub(crate) tracks: Vec<Track>,
+    turns: Arc<Turns>,
 }
 
 impl Epoch {
-    /// Passes over one dataset.
-    pub(crate) fn single(track: Track) -> Self {
-        Self {
-            tracks: vec![track],
-        }
+    /// One track for each that takes turns.
+    pub(crate) fn new(tracks: Vec<Track>, turns: Arc<Turns>) -> Self {
+        Self { tracks, turns }
     }
 
     /// Track and index of a position.
-    pub(crate) fn locate(&mut self, position: u64) -> (usize, u64) {
-        (0, position)
+    pub(crate) fn locate(&self, position: u64) -> (usize, u64) {
+        if self.is_single() {
+            return (0, position);
+        }
+        self.turns.locate(position)
     }
 
     /// The position of an index of a track.
-    pub(crate) fn position(&mut self, _track: usize, index: u64) -> u64 {
-        index
+    pub(crate) fn position(&self, track: usize, index: u64) -> u64 {
+        if self.is_single() {
+            return index;
+        }
+        self.turns.position(track, index)
     }
 
     /// The indices of a track that are before a position.
-    pub(crate) fn count(&mut self, _track: usize, position: u64) -> u64 {
-        position
+    pub(crate) fn count(&self, track: usize, position: u64) -> u64 {
+        if self.is_single() {
+            return position;
+        }
+        self.turns.count(track, position)
     }
 
     /// The dataset and the sample at a position.
@@ -118,7 +140,7 @@ impl Epoch {
         Ok((u32::try_from(track).unwrap_or(u32::MAX), sample))
     }
 
-    /// True if each track has a position for an index that is its own: nothing is interleaved.
+    /// True if nothing is interleaved: a position is an index of the only track.
     pub(crate) fn is_single(&self) -> bool {
         self.tracks.len() == 1
     }

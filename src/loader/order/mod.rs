@@ -7,11 +7,15 @@ pub(crate) mod bijection;
 pub(crate) mod bitmap;
 pub(crate) mod epoch;
 pub(crate) mod geometry;
+pub(crate) mod mixture;
 pub(crate) mod windowed;
 
 use bijection::{Permutation, hash};
 use geometry::Geometry;
+use mixture::Alias;
 use windowed::Windowed;
+
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -49,6 +53,8 @@ pub(crate) enum Order {
     Sequential,
     Windowed(Windowed),
     Exact(Permutation),
+    /// Drawn by weight.
+    Drawn(Arc<Alias>, u64),
 }
 
 impl Order {
@@ -75,6 +81,7 @@ impl Order {
             Self::Sequential => geometry.selected().get(position),
             Self::Windowed(windowed) => windowed.at(geometry, position),
             Self::Exact(permutation) => geometry.selected().get(permutation.get(position)),
+            Self::Drawn(alias, key) => geometry.selected().get(alias.draw(*key, position)),
         }
     }
 
