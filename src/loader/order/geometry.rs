@@ -223,18 +223,20 @@ impl Geometry {
                 geometry.first_chunk.max(self.chunks.start),
                 shard_end.min(self.chunks.end),
             );
-            let whole = geometry.first_chunk + num_full;
-            for ordinal in first..end {
-                let regular = spc == common
-                    && ordinal < whole
-                    && ordinal != self.chunks.start
-                    && ordinal + 1 != self.chunks.end;
-                if regular {
-                    continue;
-                }
+            // Of a shard of regular chunks, only those at its end and at the ends of the range.
+            let irregular = match spc == common {
+                true => (geometry.first_chunk + num_full).max(first)..end,
+                false => first..end,
+            };
+            let ends = [self.chunks.start, self.chunks.end - 1];
+            let ends = ends
+                .into_iter()
+                .filter(|ordinal| (first..end).contains(ordinal) && !irregular.contains(ordinal));
+            for ordinal in ends.chain(irregular.clone()) {
                 let n = count(ordinal - self.chunks.start);
-                if n != common {
-                    odd.push((ordinal - self.chunks.start, n));
+                let entry = (ordinal - self.chunks.start, n);
+                if n != common && odd.last() != Some(&entry) {
+                    odd.push(entry);
                 }
             }
         }

@@ -204,7 +204,7 @@ mod tests {
             let before = u128::from(epoch * repeat * g.len());
             let n = g.len() * repeat;
             let lanes = number("lanes") as u32;
-            let g = std::sync::Arc::new(g);
+            let g = Arc::new(g);
             let mut track = epoch::Track::new(g, shuffle, lanes, number("seed"), before).unwrap();
             let order: Vec<u64> = (0..n).map(|i| track.at(i).unwrap()).collect();
             assert_eq!(order, list(&case["order"]), "{}", case["shuffle"]);
