@@ -11,8 +11,13 @@ use crate::format::shapes::Shapes;
 const PART: usize = 16;
 const LEAST: usize = 4 << 10;
 const MOST: usize = 64 << 10;
-/// Places that are looked at, unless samples are small.
+/// Places that are looked at, at least.
 const PLACES: usize = 4;
+/// Elements of a place, and its bytes at least and at most: many small places know more of a chunk than a few large
+/// ones, but a box has edges.
+const ELEMENTS: usize = 2 << 10;
+const LEAST_AT_ONCE: usize = 4 << 10;
+const MOST_AT_ONCE: usize = 16 << 10;
 /// Places where shapes vary: samples may be tiny.
 const MOST_PLACES: usize = 64;
 
@@ -31,7 +36,9 @@ pub(super) fn choose(
     let count = num_samples as usize;
     let bits = field.stored_bits(None);
     let budget = (codes.len() / PART).clamp(LEAST, MOST);
-    let most = budget / PLACES;
+    let size = bits as usize / 8;
+    let most = (ELEMENTS * size).clamp(LEAST_AT_ONCE, MOST_AT_ONCE);
+    let most = most.min(budget / PLACES);
     // Of a sample; if shapes vary, on average.
     let bytes = codes.len() / count.max(1);
     if bytes == 0 {
@@ -46,7 +53,7 @@ pub(super) fn choose(
     let places = budget / (bytes * together).min(most);
     let places = match bytes <= most {
         true => places.clamp(1, MOST_PLACES.min(count / together)),
-        false => PLACES,
+        false => places,
     };
     let (mut sample, mut at) = (0, 0);
     for place in 0..places {
@@ -71,7 +78,7 @@ pub(super) fn choose(
             Window::samples(shape, samples)
         } else {
             let cut = Cut {
-                elem_size: bits as usize / 8,
+                elem_size: size,
                 most,
                 piece,
                 place: (place, places),
@@ -79,6 +86,9 @@ pub(super) fn choose(
             Window::of_sample(chooser.predict(), shape, samples, cut)
         };
         chooser.add(&window)?;
+        if place + 1 == places.div_ceil(4) {
+            chooser.drop_hopeless();
+        }
     }
     Ok(chooser.least())
 }

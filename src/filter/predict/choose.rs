@@ -11,7 +11,7 @@ const MAX_CHANNELS: usize = 4;
 /// A choice must save this part of the bits of the one before, which is simpler.
 const MIN_GAIN: f64 = 0.01;
 /// The same for the mode of a chunk: what a sample tells no better.
-const MIN_GAIN_OF_MODE: f64 = 0.005;
+const MIN_GAIN_OF_MODE: f64 = 0.001;
 
 /// The modes that there are to choose from, simple ones first, and how many axes they look along.
 const MODES: [(PredictMode, usize); 5] = [
@@ -86,8 +86,12 @@ fn candidates(elem_size: usize, shape: &[usize]) -> impl Iterator<Item = Predict
     })
 }
 
-/// How often every byte occurs in a plane of the elements.
+/// How often every byte occurs at one place of a group of bytes.
 type Counts = [u32; 256];
+/// Bytes of a group: tables that are counted into in turn, so that no count waits for the one before.
+const GROUP: usize = 8;
+/// Of the modes of a chunk, those that leave this part more than the best so far are out.
+const HOPELESS: f64 = 0.04;
 
 /// Chooses the mode of a chunk: of the filters of a field, one has a mode that chunks choose.
 pub(crate) struct ModeChooser<'a> {
@@ -95,8 +99,8 @@ pub(crate) struct ModeChooser<'a> {
     before: &'a [FilterSpec],
     spec: FilterSpec,
     predict: Predict,
-    /// Every mode, and what it left so far in each byte of the elements.
-    modes: Vec<(PredictMode, Vec<Counts>)>,
+    /// Every mode that may be the best, and what it left so far.
+    modes: Vec<(PredictMode, Box<[Counts; GROUP]>)>,
     scratch: Vec<u8>,
 }
 
@@ -112,7 +116,7 @@ impl<'a> ModeChooser<'a> {
         let modes = MODES
             .into_iter()
             .filter(|(_, axes)| *axes <= spatial)
-            .map(|(mode, _)| (mode, vec![[0; 256]; spec.elem_size()]));
+            .map(|(mode, _)| (mode, Box::new([[0; 256]; GROUP])));
         Some(Self {
             before,
             spec,
@@ -151,12 +155,28 @@ impl<'a> ModeChooser<'a> {
         Ok(())
     }
 
+    /// After a part of the windows: drops modes that cannot become the best any more.
+    pub(crate) fn drop_hopeless(&mut self) {
+        let elem_size = self.spec.elem_size();
+        let all: Vec<f64> = self
+            .modes
+            .iter()
+            .map(|(_, counts)| entropy(elem_size, counts))
+            .collect();
+        let best = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let mut bits = all.iter();
+        self.modes.retain(|_| {
+            bits.next()
+                .is_some_and(|bits| *bits <= best * (1.0 + HOPELESS))
+        });
+    }
+
     /// The mode that leaves least, or a simpler one that is as good.
     pub(crate) fn least(&self) -> PredictMode {
         let mut best = PredictMode::None;
         let mut best_bits = f64::INFINITY;
         for (mode, counts) in &self.modes {
-            let bits: f64 = counts.iter().map(entropy).sum();
+            let bits = entropy(self.spec.elem_size(), counts);
             if bits < best_bits * (1.0 - MIN_GAIN_OF_MODE) {
                 (best, best_bits) = (*mode, bits);
             }
@@ -167,28 +187,41 @@ impl<'a> ModeChooser<'a> {
 
 /// Order-0 entropy in bits, byte plane by byte plane.
 fn bits(elem_size: usize, values: &[u8]) -> f64 {
-    let mut counts = vec![[0; 256]; elem_size];
+    let mut counts = [[0; 256]; GROUP];
     count(&mut counts, values);
-    counts.iter().map(entropy).sum()
+    entropy(elem_size, &counts)
 }
 
-/// Counts the bytes of elements, plane by plane.
-fn count(counts: &mut [Counts], values: &[u8]) {
-    let elem_size = counts.len();
-    for (plane, counts) in counts.iter_mut().enumerate() {
-        for &byte in values.iter().skip(plane).step_by(elem_size) {
+/// Counts bytes, each by its place in a group.
+fn count(counts: &mut [Counts; GROUP], values: &[u8]) {
+    let (groups, rest) = values.as_chunks::<GROUP>();
+    for group in groups {
+        for (counts, &byte) in counts.iter_mut().zip(group) {
             counts[usize::from(byte)] += 1;
         }
     }
+    for (counts, &byte) in counts.iter_mut().zip(rest) {
+        counts[usize::from(byte)] += 1;
+    }
 }
 
-fn entropy(counts: &Counts) -> f64 {
-    let all = f64::from(counts.iter().sum::<u32>());
-    -counts
-        .iter()
-        .filter(|count| **count > 0)
-        .map(|&count| f64::from(count) * (f64::from(count) / all).log2())
-        .sum::<f64>()
+/// In bits, byte plane by byte plane of the elements.
+fn entropy(elem_size: usize, counts: &[Counts; GROUP]) -> f64 {
+    let plane = |plane: usize| {
+        let mut sums = [0u32; 256];
+        for counts in counts.iter().skip(plane).step_by(elem_size) {
+            for (sum, count) in sums.iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+        let all = f64::from(sums.iter().sum::<u32>());
+        -sums
+            .iter()
+            .filter(|count| **count > 0)
+            .map(|&count| f64::from(count) * (f64::from(count) / all).log2())
+            .sum::<f64>()
+    };
+    (0..elem_size).map(plane).sum()
 }
 
 #[cfg(test)]
