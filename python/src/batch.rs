@@ -56,6 +56,8 @@ pub(crate) struct Delivery {
     /// Arrays are DLPack tensors, not NumPy's.
     dlpack: bool,
     sample_ids: Option<Py<PyString>>,
+    /// Batches say which of their samples fill them up.
+    mask: Option<Py<PyString>>,
 }
 
 impl fmt::Debug for Delivery {
@@ -147,7 +149,22 @@ impl Delivery {
             fields: out,
             dlpack,
             sample_ids: sample_ids.then(|| key(py, SAMPLE_IDS)),
+            mask: None,
         })
+    }
+
+    /// Batches come with a mask: false where a sample is repeated to fill the batch.
+    pub(crate) fn with_mask(mut self, py: Python<'_>) -> PyResult<Self> {
+        let mask = key(py, "mask");
+        for field in &self.fields {
+            if field.key.bind(py).eq(mask.bind(py))? {
+                return Err(invalid(
+                    "batches would have two entries \"mask\": leave the field out, or choose another tail than pad",
+                ));
+            }
+        }
+        self.mask = Some(mask);
+        Ok(self)
     }
 
     /// The names of the fields that come quantized.
@@ -184,6 +201,11 @@ impl Delivery {
         if let Some(name) = &self.sample_ids {
             let ids: &[i64] = bytemuck::cast_slice(batch.sample_ids());
             dict.set_item(name, self.indices(py, ids, vec![ids.len()])?)?;
+        }
+        if let Some(name) = &self.mask {
+            let mask: Vec<u8> = batch.mask().into_iter().map(u8::from).collect();
+            let span = Span::copied(&mask, DType::Bool, vec![mask.len()])?;
+            dict.set_item(name, self.array(py, span)?)?;
         }
         // A view of one field keeps that field alone.
         for (form, field) in self.fields.iter().zip(batch.fields()) {

@@ -13,6 +13,7 @@ mod error;
 mod field;
 mod fork;
 mod loader;
+mod order;
 mod writer;
 
 use numpy::PyArrayMethods;

@@ -16,6 +16,7 @@ use crate::dtype;
 use crate::error::{forked, invalid, raise};
 use crate::field::{self, entry};
 use crate::fork::Local;
+use crate::order::{self, Origin};
 
 /// How long a wait may keep a signal waiting.
 const SLICE: Duration = Duration::from_millis(50);
@@ -23,7 +24,7 @@ const SLICE: Duration = Duration::from_millis(50);
 /// A dataset's samples in batches.
 #[pyclass(frozen, module = "tensorshard._tensorshard")]
 pub(crate) struct Loader {
-    path: PathBuf,
+    origin: Origin,
     options: LoaderBuilder,
     delivery: Arc<Delivery>,
     /// Opened again in a forked process.
@@ -105,8 +106,8 @@ impl Loader {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.get().is_none() {
             drop(open);
-            let (options, path) = (self.options.clone(), &self.path);
-            let loader = py.detach(|| options.open(path)).map_err(raise)?;
+            let (options, origin) = (self.options.clone(), &self.origin);
+            let loader = py.detach(|| origin.open(options)).map_err(raise)?;
             open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             *open = Local::new(loader);
         }
@@ -121,7 +122,8 @@ impl Loader {
     #[pyo3(signature = (
         path, *, fields=None, outputs=None, dtype=None, shuffle="none", shuffle_window=None, seed=0,
         num_workers=0, prefetch=None, memory_budget=None, io="auto", verify_checksums=true, ragged="list",
-        quantized=false, dlpack=false, sample_ids=false, rank=None, tail="short", lanes=None
+        quantized=false, dlpack=false, sample_ids=false, rank=None, tail="short", lanes=None,
+        order=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
@@ -145,6 +147,7 @@ impl Loader {
         rank: Option<(u64, u64)>,
         tail: &str,
         lanes: Option<u32>,
+        order: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let mut options = LoaderBuilder::default()
             .shuffle(shuffle_of(shuffle, shuffle_window)?)
@@ -153,6 +156,10 @@ impl Loader {
             .num_workers(num_workers)
             .io(io_of(io)?)
             .verify_checksums(verify_checksums);
+        let origin = Origin::new(path, order, io_of(io)?, verify_checksums)?;
+        if let Some(order) = order {
+            options = order::apply(order, options)?;
+        }
         if let Some(fields) = fields {
             options = options.fields(fields);
         }
@@ -179,7 +186,7 @@ impl Loader {
             own.push((name, as_asked));
         }
         let first = options.clone();
-        let loader = py.detach(|| first.open(&path)).map_err(raise)?;
+        let loader = py.detach(|| origin.open(first)).map_err(raise)?;
         // What depends on the fields.
         let mut again = false;
         let mut forms = Vec::new();
@@ -205,17 +212,18 @@ impl Loader {
             }
             forms.push((field, asked.unwrap_or(ragged), scales));
         }
-        let delivery = Delivery::new(py, forms.into_iter(), dlpack, sample_ids)?;
+        let mut delivery = Delivery::new(py, forms.into_iter(), dlpack, sample_ids)?;
+        if tail == "pad" {
+            delivery = delivery.with_mask(py)?;
+        }
         let loader = if again {
-            options
-                .clone()
-                .open_dataset(loader.dataset())
-                .map_err(raise)?
+            let options = options.clone();
+            py.detach(|| origin.open(options)).map_err(raise)?
         } else {
             loader
         };
         Ok(Self {
-            path,
+            origin,
             options,
             delivery: Arc::new(delivery),
             open: Mutex::new(Local::new(loader)),
@@ -290,6 +298,27 @@ impl Loader {
         let state = LoaderState::from_json(json).map_err(raise)?;
         self.with(py, |loader| loader.load_state(&state))?;
         Ok((state.epoch(), state.consumed() < state.num_samples()))
+    }
+
+    fn seek(&self, py: Python<'_>, step: u64, batch_size: usize) -> PyResult<()> {
+        self.with(py, |loader| loader.seek(step, batch_size))
+    }
+
+    fn skip(&self, py: Python<'_>, batches: u64, batch_size: usize) -> PyResult<()> {
+        self.with(py, |loader| loader.skip(batches, batch_size))
+    }
+
+    fn ids_for(
+        &self,
+        py: Python<'_>,
+        step: u64,
+        batch_size: usize,
+        epoch: u64,
+    ) -> PyResult<Vec<u64>> {
+        let mut loader = self.with(py, |loader| Ok(loader.clone()))?;
+        loader.set_epoch(epoch);
+        py.detach(|| loader.ids_for(step, batch_size))
+            .map_err(raise)
     }
 
     /// What happened in the iterations that have ended.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ class Loader:
     the options of the shuffle, and on nothing else.
 
     Args:
-        path: The dataset's folder, or one shard.
+        path: The dataset's folder, or one shard; or a dict of such paths and weights: datasets that take turns in this
+            proportion.
         batch_size: Samples of a batch.
         shuffle: False or `"none"`; True or `"windowed"`: chunks in random order, their samples mixed within
             `shuffle_window` chunks; `"exact"`: uniform over all samples.
@@ -73,6 +75,17 @@ class Loader:
             Slurm or MPI say counts if they are not given. `batch_size` is that of one process.
         tail: What becomes of the samples at the end that do not fill a batch of all ranks: `"short"`, `"drop"`, or
             `"pad"`, which repeats samples.
+        replicas: Groups of so many consecutive ranks receive the same samples.
+        global_batch_size: Samples of a batch of all ranks together, the same for every world size; `batch_size` follows
+            from it.
+        repeat: Passes over the samples in one epoch, each in another order.
+        range: Only samples with ids from, to: `(from, to)`.
+        every_nth: Only every n-th sample, beginning with sample `offset`: `(n, offset)`.
+        indices: Only these samples, in this order where nothing is shuffled; they may repeat.
+        split: Only a part that is drawn by hash, as for training and validation: `(0, 0.9)`, or `(0, 0.9, "key")` by
+            the samples' keys, or with a seed, `(0, 0.9, "id", 1)`.
+        weights: With `shuffle="exact"`, draws samples in proportion to these weights, with replacement.
+        until: When an epoch of a mixture ends: `"first_exhausted"`, `"all_exhausted"` or a number of samples.
         lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
         shuffle_window: Chunks that are mixed with each other, 32 unless given.
         num_workers: Threads that decode; 0 for one per core. Never changes the order.
@@ -84,7 +97,7 @@ class Loader:
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Mapping[str, float],
         batch_size: int = 64,
         shuffle: bool | str = False,
         seed: int = 0,
@@ -103,6 +116,15 @@ class Loader:
         world_size: int | None = None,
         tail: str | None = None,
         lanes: int | None = None,
+        replicas: int = 1,
+        global_batch_size: int | None = None,
+        repeat: int = 1,
+        range: tuple[int, int] | None = None,
+        every_nth: tuple[int, int] | None = None,
+        indices: Sequence[int] | None = None,
+        split: tuple[Any, ...] | None = None,
+        weights: Sequence[float] | None = None,
+        until: str | int = "first_exhausted",
         shuffle_window: int | None = None,
         num_workers: int = 0,
         prefetch: int | None = None,
@@ -114,7 +136,27 @@ class Loader:
         self._arguments: dict[str, Any] = {
             name: value for name, value in locals().items() if name not in ("self", "__class__")
         }
-        self._arguments["path"] = os.fspath(path)
+        order: dict[str, Any] = {
+            "replicas": replicas,
+            "global_batch_size": global_batch_size,
+            "repeat": repeat,
+            "range": range,
+            "every_nth": every_nth,
+            "indices": None if indices is None else [int(i) for i in indices],
+            "weights": None if weights is None else [float(w) for w in weights],
+            # From, to, by, seed.
+            "split": None if split is None else (*split, *("id", 0)[len(split) - 2 :]),
+            "num_samples" if isinstance(until, int) else "until": until,
+        }
+        if isinstance(path, Mapping):
+            order["mixture"] = [(os.fspath(part), float(weight)) for part, weight in path.items()]
+            if not order["mixture"]:
+                raise InvalidArgumentError("a mixture has at least one dataset")
+            path = order["mixture"][0][0]
+        else:
+            self._arguments["path"] = os.fspath(path)
+        if rank is None and world_size is None:
+            rank, world_size = _distributed()
         if isinstance(fields, str):
             raise InvalidArgumentError(f"fields is a list of names: write fields=[{fields!r}]")
         if dequantize not in ("cpu", "device"):
@@ -156,7 +198,15 @@ class Loader:
             quantized=dequantize == "device",
             dlpack=output != "numpy",
             sample_ids=sample_ids,
+            order={name: value for name, value in order.items() if value is not None},
         )
+        if global_batch_size is not None:
+            shares = self.world_size // replicas
+            if global_batch_size < shares or global_batch_size % shares:
+                raise InvalidArgumentError(
+                    f"global_batch_size is {global_batch_size}: no multiple of world_size / replicas, which is {shares}"
+                )
+            batch_size = global_batch_size // shares
         self._batch_size = batch_size
         self._next_epoch = epoch
         self._native.set_epoch(epoch)
@@ -219,6 +269,19 @@ class Loader:
         if not has_samples:
             self.set_epoch(epoch + 1)
 
+    def seek(self, step: int) -> None:
+        """The next iteration starts with batch `step` of its epoch. Costs the same for every step."""
+        self._native.seek(step, self._batch_size)
+
+    def skip(self, batches: int) -> None:
+        """The next iteration goes on with the epoch of the last one, `batches` batches after what it has delivered."""
+        self._native.skip(batches, self._batch_size)
+        self._next_epoch = int(self.state_dict()["epoch"])
+
+    def ids_for(self, step: int, epoch: int | None = None) -> list[int]:
+        """The ids of the samples of batch `step` on this rank, of the next epoch unless given, without decoding."""
+        return self._native.ids_for(step, self._batch_size, self._next_epoch if epoch is None else epoch)
+
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""
         return self._native.num_batches(self._batch_size)
@@ -255,6 +318,15 @@ class Loader:
             f"Loader({self._arguments['path']!r}, batch_size={self._batch_size}): "
             f"{self.num_samples} samples of {names}, {len(self)} batches"
         )
+
+
+def _distributed() -> tuple[int | None, int | None]:
+    """Rank and world size of `torch.distributed`, if somebody uses it."""
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return None, None
 
 
 def _open(cls: type[Loader], arguments: dict[str, Any]) -> Loader:
