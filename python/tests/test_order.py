@@ -171,8 +171,14 @@ def test_four_processes_are_killed_and_two_finish_their_epoch(latents: Path, tmp
     while not (tmp_path / "step-5.json").exists():
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.01)
-    os.killpg(first.pid, signal.SIGKILL)
+    # The workers have sessions of their own.
+    workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    assert len(workers) == 4
+    for pid in (first.pid, *workers):
+        os.kill(pid, signal.SIGKILL)
     first.wait()
+    while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in workers):
+        time.sleep(0.01)
     checkpoints = sorted(int(path.stem.split("-")[1]) for path in tmp_path.glob("step-*.json"))
     resumed = checkpoints[-1]
     before = {step: ranks for step, ranks in logged(tmp_path).items() if step < resumed}

@@ -1,6 +1,7 @@
 """One rank of a training by torch.distributed.run: goes on from the last checkpoint, and logs what it trains on."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ def main() -> None:
     dataset, folder = Path(sys.argv[1]), Path(sys.argv[2])
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
+    (folder / f"{os.getpid()}.pid").touch()
     torch.manual_seed(0)
     model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(256, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
