@@ -34,7 +34,7 @@ impl Random {
     }
 
     fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next()) * n as u128 >> 64) as usize
+        ((u128::from(self.next()) * n as u128) >> 64) as usize
     }
 
     fn shuffle<T>(&mut self, items: &mut [T]) {
@@ -119,8 +119,8 @@ fn measure(order: &[usize]) -> Statistics {
         position[sample] = p;
     }
     let mut out = Statistics::default();
-    for sample in 0..N {
-        out.travel += position[sample].abs_diff(sample) as f64 / (N * N) as f64;
+    for (sample, place) in position.iter().enumerate() {
+        out.travel += place.abs_diff(sample) as f64 / (N * N) as f64;
     }
     for pair in position.windows(2) {
         out.apart += pair[0].abs_diff(pair[1]) as f64 / (N * N) as f64;

@@ -525,7 +525,6 @@ fn narrow(x: u64) -> u32 {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
@@ -556,8 +555,11 @@ mod tests {
         }
     }
 
-    /// Every slot that a plan fills, and the chunks that it visits.
-    fn slots(mut planner: Planner) -> (BTreeMap<(u64, u32), (u32, u64)>, BTreeSet<(u64, u64)>) {
+    /// The dataset and sample of every (batch, slot).
+    type Filled = BTreeMap<(u64, u32), (u32, u64)>;
+
+    /// Every slot that a plan fills, and the chunks (shard, chunk) that it visits.
+    fn slots(mut planner: Planner) -> (Filled, BTreeSet<(u64, u64)>) {
         let (mut filled, mut chunks) = (BTreeMap::new(), BTreeSet::new());
         let mut planned = planner.planned_batches();
         while let Some(round) = planner.next_round().unwrap() {

@@ -357,7 +357,7 @@ impl Worker {
                 slots.first_array += layout.num_arrays();
             }
             #[cfg(test)]
-            tests::maybe_panic(&self.dataset, "decoded", place);
+            tests::maybe_panic(dataset, "decoded", place);
             // The claims end here, before the report: the consumer may then take the buffers.
             Ok(())
         };
