@@ -152,9 +152,10 @@ class Loader:
             order["mixture"] = [(os.fspath(part), float(weight)) for part, weight in path.items()]
             if not order["mixture"]:
                 raise InvalidArgumentError("a mixture has at least one dataset")
-            path = order["mixture"][0][0]
+            first: str = order["mixture"][0][0]
         else:
-            self._arguments["path"] = os.fspath(path)
+            first = os.fspath(path)
+            self._arguments["path"] = first
         if rank is None and world_size is None:
             rank, world_size = _distributed()
         if isinstance(fields, str):
@@ -179,7 +180,7 @@ class Loader:
             own.append((name, _output(options)))
         self._convert = converter(output, pin_memory)
         self._native = _tensorshard.Loader(
-            os.fspath(path),
+            first,
             fields=None if fields is None else list(fields),
             outputs=own,
             dtype=None if dtype is None else dtype_name(dtype),

@@ -14,7 +14,7 @@ def test_intact_chunks_are_salvaged_and_the_rest_is_listed(tmp_path: Path) -> No
     path = tmp_path / "d"
     values = np.arange(64 * 100, dtype=np.float32).reshape(64, 100)
     np.save(tmp_path / "x.npy", values)
-    tensorshard.convert(tmp_path / "x.npy", path, codec="none", chunk_size="3200")
+    tensorshard.convert(tmp_path / "x.npy", path, codec="none", chunk_size=3200)
     report = tensorshard.salvage(path, tmp_path / "whole")
     assert (report["whole"], report["num_samples"]) == (True, 64)
     shard = next(path.glob("*.tshard"))
