@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 use super::expand::EXPAND;
 use super::header::Groups;
 use super::table::Table;
-use super::{Fetch, Kernel, LANES, Lanes, Progress, prefetch};
+use super::{Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -177,11 +177,7 @@ unsafe fn step(group: &mut Group, tables: &Tables, source: *const u8) -> (__m256
     let (bit4, bit5) = (_mm256_slli_epi16::<3>(cell), _mm256_slli_epi16::<2>(cell));
     let len = lookup(&tables.len, cell, bit4, bit5);
     let first = lookup(&tables.first, cell, bit4, bit5);
-    // 2^(len - 6) - 1, or 0
-    let mask = _mm256_shuffle_epi8(
-        both([0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 0]),
-        len,
-    );
+    let mask = _mm256_shuffle_epi8(both(MASKS), len);
     let symbols = _mm256_or_si256(first, _mm256_and_si256(rest, mask));
 
     let left = _mm256_sub_epi8(n, len);

@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use super::encode::{Encoder, last_row};
 use super::header::Groups;
 use super::table::{Table, Words};
-use super::{Fetch, Kernel, LANES, Lanes, Progress, prefetch};
+use super::{Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -70,9 +70,6 @@ fn map<const MODE: u8>(symbols: __m512i, map: &[__m512i; 4]) -> __m512i {
 /// `(s >> 1) ^ -(s & 1)` as a matrix over bits: bit i of the result is bit i + 1 of the symbol plus bit 0, bit 7 is bit 0
 /// alone. Byte 7 - i is row i.
 const UNZIGZAG: i64 = i64::from_le_bytes([0x01, 0x81, 0x41, 0x21, 0x11, 0x09, 0x05, 0x03]);
-
-/// For each length of a code word, which of the bits after a prefix of 6 bits belong to it: 2^(len - 6) - 1, or 0.
-const MASKS: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 0];
 
 /// Bytes of a table of 256.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
