@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{collect, small_dataset};
+use common::{CODECS, collect, small_dataset};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Loader, QuantSpec, Result, Sample,
     ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
@@ -84,19 +84,6 @@ fn assert_typed(error: &Error, what: &str) {
     );
     assert!(typed && error.path().is_some(), "{what}: {error:?}");
 }
-
-const CODECS: &[&str] = &[
-    "none",
-    "snappy",
-    "deflate",
-    "gzip",
-    "lz4",
-    "zstd",
-    #[cfg(feature = "lzo")]
-    "lzo",
-    "huffman",
-    "prefix",
-];
 
 #[test]
 fn every_flipped_bit_is_found() -> Result<()> {

@@ -11,8 +11,8 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use common::Random;
 use common::forge::{Forge, first_shard};
+use common::{CODECS, Random};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Kind, Loader, QuantSpec, Result,
     Sample, ShardWriter, SplitId, TensorView, to_le_bytes,
@@ -72,19 +72,6 @@ fn asked(name: &str, usual: usize) -> usize {
     let value = std::env::var(name).ok();
     value.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
-
-const CODECS: &[&str] = &[
-    "none",
-    "snappy",
-    "deflate",
-    "gzip",
-    "lz4",
-    "zstd",
-    #[cfg(feature = "lzo")]
-    "lzo",
-    "huffman",
-    "prefix",
-];
 
 /// A shard with fields of every kind: fixed, quantized with patches, ragged, text, free and split.
 fn rich_shard(codec: &str) -> Result<Forge> {

@@ -14,6 +14,20 @@ use tensorshard::{
     ShardWriterBuilder, TensorView, to_le_bytes,
 };
 
+/// Every codec of this build.
+pub(crate) const CODECS: &[&str] = &[
+    "none",
+    "snappy",
+    "deflate",
+    "gzip",
+    "lz4",
+    "zstd",
+    #[cfg(feature = "lzo")]
+    "lzo",
+    "huffman",
+    "prefix",
+];
+
 /// SplitMix64: reproducible test data without a dependency.
 pub(crate) struct Random(pub(crate) u64);
 
