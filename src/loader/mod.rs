@@ -8,12 +8,14 @@ mod iter;
 mod keep;
 mod lanes;
 mod mixture;
+mod open;
 mod order;
 #[cfg(test)]
 mod order_speed;
 mod plan;
 mod prefetch;
 mod progress;
+mod running;
 mod selection;
 mod share;
 mod state;

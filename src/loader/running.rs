@@ -1,0 +1,487 @@
+//! An epoch under way: rounds of the plan become open batches and tasks of workers, and come back as batches.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::dataset::{Batch, Dataset, FieldLayout};
+use crate::error::{Error, Result};
+use crate::kernel::slots::{SlotClaims, SlotOwner};
+use crate::pool::{BufferPool, PooledBuffer};
+use crate::shard::RowRun;
+
+use super::Store;
+use super::open::{OpenBatch, VisitShapes, WaitingVisit};
+use super::plan::{Planner, Visit};
+use super::prefetch::{DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
+use super::stats::LoaderStats;
+
+#[derive(Debug)]
+pub(super) struct Options {
+    pub(super) num_workers: usize,
+    /// Batches that may be planned ahead of the consumer: what was asked for, and at least a round of the order.
+    pub(super) ahead: u64,
+    /// Bytes that the open batches may take.
+    pub(super) batch_budget: u64,
+    /// Bytes of a batch, where samples have one size.
+    pub(super) batch_bytes: u64,
+    pub(super) ragged: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) planner: Planner,
+    pub(super) workers: Workers,
+    /// Batches that are planned or being filled; the first is the next to deliver.
+    open: VecDeque<OpenBatch>,
+    first_open: u64,
+    /// Visits that wait for shapes, or for batches to be laid out.
+    waiting: VecDeque<WaitingVisit>,
+    next_visit: u64,
+    /// Batches before this one are laid out.
+    laid_out: u64,
+    /// Samples that were decoded before their time, by position.
+    kept: HashMap<u64, SlotOwner<PooledBuffer>>,
+    /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
+    end: u64,
+    /// Time spent planning, without that in [`Running::sending`].
+    planning: Duration,
+    /// Time spent handing tasks to workers: where cores are few, a worker that wakes up takes the core of this thread.
+    sending: Duration,
+    /// The last plan ended because of the memory budget.
+    pub(super) out_of_memory: bool,
+}
+
+pub(super) struct Context<'a> {
+    pub(super) dataset: &'a Dataset,
+    pub(super) layouts: &'a Arc<[FieldLayout]>,
+    pub(super) stores: &'a [Store],
+    pub(super) options: &'a Options,
+    pub(super) pool: &'a BufferPool,
+}
+
+pub(super) enum Delivery {
+    Batch(Box<Batch>),
+    Failed(Error),
+    NotYet,
+    End,
+}
+
+impl Running {
+    pub(super) fn new(planner: Planner, workers: Workers) -> Self {
+        Self {
+            planner,
+            workers,
+            open: VecDeque::new(),
+            first_open: 0,
+            waiting: VecDeque::new(),
+            next_visit: 0,
+            laid_out: 0,
+            kept: HashMap::new(),
+            end: u64::MAX,
+            planning: Duration::ZERO,
+            sending: Duration::ZERO,
+            out_of_memory: false,
+        }
+    }
+
+    pub(super) fn add_counters(&self, stats: &mut LoaderStats) {
+        let counters = &self.workers.counters;
+        stats.chunks += counters.chunks.load(Ordering::Relaxed);
+        stats.worker_busy += Duration::from_nanos(counters.busy_ns.load(Ordering::Relaxed));
+        stats.worker_idle += Duration::from_nanos(counters.idle_ns.load(Ordering::Relaxed));
+        stats.worker_reading += Duration::from_nanos(counters.read_ns.load(Ordering::Relaxed));
+        stats.stored_bytes += counters.stored_bytes.load(Ordering::Relaxed);
+        stats.decoded_bytes += counters.decoded_bytes.load(Ordering::Relaxed);
+        stats.num_workers = self.workers.num_threads();
+        stats.planning += self.planning;
+        stats.consumer_wait += self.sending;
+    }
+
+    fn batch_mut(&mut self, batch: u64) -> Option<&mut OpenBatch> {
+        let at = usize::try_from(batch.checked_sub(self.first_open)?).ok()?;
+        self.open.get_mut(at)
+    }
+
+    /// Plans rounds until enough batches are on their way, and sends out what can be decoded. True if it planned some,
+    /// but not enough yet: every call plans twice the batches that a delivery takes, so that plans get ahead of the
+    /// consumer, but the first batch does not wait for all of them.
+    pub(super) fn plan_ahead(&mut self, context: &Context<'_>) -> Result<bool> {
+        if self.open.is_empty() && self.planner.planned_batches() > self.first_open {
+            // Nothing goes into a batch that is empty.
+            self.open_batch(self.first_open);
+        }
+        self.send_ready(context)?;
+        if !self.wants_round(context) {
+            return Ok(false);
+        }
+        let (start, sending) = (Instant::now(), self.sending);
+        let result = self.plan_rounds(context);
+        self.planning += start.elapsed().saturating_sub(self.sending - sending);
+        result
+    }
+
+    fn plan_rounds(&mut self, context: &Context<'_>) -> Result<bool> {
+        let enough = self.planner.planned_batches().saturating_add(2);
+        loop {
+            self.send_ready(context)?;
+            if !self.wants_round(context) {
+                return Ok(false);
+            }
+            if self.planner.planned_batches() >= enough {
+                return Ok(true);
+            }
+            let Some(round) = self.planner.next_round()? else {
+                return Ok(false);
+            };
+            // Dropped now, or when their decoding ends.
+            for position in round.evicted {
+                self.kept.remove(&position);
+            }
+            for recall in round.recalls {
+                self.open_batch(recall.batch);
+                if let Some(batch) = self.batch_mut(recall.batch) {
+                    batch.sample_ids[recall.slot as usize] = recall.sample;
+                    batch.recalls.push(recall);
+                }
+            }
+            for visit in round.visits {
+                self.admit(context, visit);
+            }
+        }
+    }
+
+    fn wants_round(&mut self, context: &Context<'_>) -> bool {
+        self.out_of_memory = false;
+        let planned = self.planner.planned_batches();
+        if planned >= self.planner.num_batches() {
+            return false;
+        }
+        // Nothing can be delivered without it.
+        if planned <= self.first_open {
+            return true;
+        }
+        // The next visit waits for a batch that only the next round completes.
+        let last_ahead = self.first_open.saturating_add(context.options.ahead);
+        if context.options.ragged
+            && self.waiting.front().is_some_and(|visit| {
+                visit.shapes.get().is_some()
+                    && visit.batches.last().is_some_and(|&batch| batch >= planned)
+                    && visit
+                        .batches
+                        .first()
+                        .is_some_and(|&batch| batch <= last_ahead)
+            })
+        {
+            return true;
+        }
+        if planned > last_ahead {
+            return false;
+        }
+        let open_bytes = context.pool.stats().in_use;
+        // Batches that the next round opens.
+        let open_end = self.first_open + self.open.len() as u64;
+        let more = (self.planner.reach() + 1).saturating_sub(open_end);
+        // Ragged batches: as large as those that are open.
+        let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
+        let next_bytes = more.saturating_mul(context.options.batch_bytes.max(average));
+        self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.batch_budget;
+        !self.out_of_memory
+    }
+
+    /// Opens batches up to this one.
+    fn open_batch(&mut self, batch: u64) {
+        while self.batch_mut(batch).is_none() {
+            let len = self
+                .planner
+                .batch_len(self.first_open + self.open.len() as u64);
+            self.open
+                .push_back(OpenBatch::new(usize::try_from(len).unwrap_or(usize::MAX)));
+        }
+    }
+
+    fn admit(&mut self, context: &Context<'_>, visit: Visit) {
+        let Visit {
+            place,
+            entries,
+            keeps,
+        } = visit;
+        let shapes = Arc::new(VisitShapes::new());
+        let first_id = context.stores[place.source as usize].first_id;
+        for entry in &entries {
+            self.open_batch(entry.batch);
+            if let Some(batch) = self.batch_mut(entry.batch) {
+                let shapes = context.options.ragged.then_some(&shapes);
+                batch.plan(first_id + place.first_sample, entry, shapes);
+            }
+        }
+        let (batches, of_entries) = Visit::batches(&entries);
+        for &batch in &batches {
+            if let Some(batch) = self.batch_mut(batch) {
+                batch.pending += 1;
+            }
+        }
+        let id = self.next_visit;
+        self.next_visit += 1;
+        if context.options.ragged {
+            self.workers.send_shapes(ShapesTask { visit: id, place });
+        }
+        self.waiting.push_back(WaitingVisit {
+            id,
+            place,
+            entries,
+            keeps,
+            batches,
+            of_entries,
+            shapes,
+        });
+    }
+
+    /// Lays out batches and sends visits, in order, as far as what they need is known.
+    fn send_ready(&mut self, context: &Context<'_>) -> Result<()> {
+        if !context.options.ragged {
+            // Fixed slots need no shapes: every open batch can be laid out at once.
+            let end = self.first_open + self.open.len() as u64;
+            self.lay_out(context, end)?;
+        } else {
+            let complete = self.planner.planned_batches();
+            self.lay_out(context, complete)?;
+        }
+        while let Some(front) = self.waiting.front_mut() {
+            let laid_out = self.laid_out;
+            // What goes to later batches would wait for them forever, and batches before them for it.
+            front.cut(self.end);
+            if front.batches.is_empty() {
+                self.waiting.pop_front();
+                continue;
+            }
+            let ready = !context.options.ragged
+                || front.shapes.get().is_some()
+                    && front.batches.last().is_none_or(|&batch| batch < laid_out);
+            if !ready {
+                break;
+            }
+            if let Some(visit) = self.waiting.pop_front() {
+                self.send(context, visit)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn lay_out(&mut self, context: &Context<'_>, end: u64) -> Result<()> {
+        while self.laid_out < end {
+            let number = self.laid_out;
+            let Some(batch) = self.batch_mut(number) else {
+                return Ok(());
+            };
+            if !batch.lay_out(context)? {
+                return Ok(());
+            }
+            self.laid_out += 1;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, context: &Context<'_>, visit: WaitingVisit) -> Result<()> {
+        let batches = visit.batches;
+        let num_runs = visit.entries.len() + visit.keeps.len();
+        let num_owners = batches.len() + visit.keeps.len();
+        let mut claims = SlotClaims::with_capacity(num_owners, num_runs);
+        let mut padded = Vec::with_capacity(batches.len());
+        for &number in &batches {
+            let batch = self.batch_mut(number).ok_or_else(plan_bug)?;
+            claims.add_batch(batch.owner.as_ref().ok_or_else(plan_bug)?);
+            padded.push(Arc::clone(&batch.padded));
+        }
+        let mut runs = Vec::with_capacity(num_runs);
+        let mut keeps = visit.keeps.iter().peekable();
+        for (entry, &ordinal) in visit.entries.iter().zip(&visit.of_entries) {
+            while let Some(&(row, position)) = keeps.next_if(|&&(row, _)| row < entry.row) {
+                self.keep(context, position, &mut claims)?;
+                runs.push(RowRun { row, count: 1 });
+            }
+            let owner = self
+                .batch_mut(entry.batch)
+                .and_then(|batch| batch.owner.as_mut())
+                .ok_or_else(plan_bug)?;
+            owner
+                .claim(entry.slot, entry.count, ordinal, &mut claims)
+                .ok_or_else(plan_bug)?;
+            runs.push(RowRun {
+                row: entry.row,
+                count: entry.count,
+            });
+        }
+        for &(row, position) in keeps {
+            self.keep(context, position, &mut claims)?;
+            runs.push(RowRun { row, count: 1 });
+        }
+        padded.resize(num_owners, Padded::default());
+        let shapes = if context.options.ragged {
+            visit.shapes.get().cloned()
+        } else {
+            None
+        };
+        let start = Instant::now();
+        self.workers.send_decode(DecodeTask {
+            place: visit.place,
+            shapes,
+            runs,
+            claims,
+            padded,
+            batches,
+            cold: context.pool.is_cold(),
+        });
+        self.sending += start.elapsed();
+        Ok(())
+    }
+
+    /// Sets memory aside for a sample whose batch is not open yet.
+    fn keep(
+        &mut self,
+        context: &Context<'_>,
+        position: u64,
+        claims: &mut SlotClaims<PooledBuffer>,
+    ) -> Result<()> {
+        let mut arrays = Vec::new();
+        for layout in context.layouts.iter() {
+            layout.allocate(
+                context.dataset,
+                context.pool,
+                1,
+                std::iter::empty(),
+                &mut arrays,
+            )?;
+        }
+        let mut owner = SlotOwner::new(1, arrays).ok_or_else(plan_bug)?;
+        let ordinal = u32::try_from(claims.add_batch(&owner)).unwrap_or(u32::MAX);
+        owner.claim(0, 1, ordinal, claims).ok_or_else(plan_bug)?;
+        self.kept.insert(position, owner);
+        Ok(())
+    }
+
+    /// Sends kept samples to the batches whose turn has come: every visit before them is decoded, so that theirs is.
+    pub(super) fn send_recalls(&mut self, context: &Context<'_>) -> Result<()> {
+        if self.kept.is_empty() {
+            return Ok(());
+        }
+        let planned = self.planner.planned_batches();
+        for at in 0..self.open.len() {
+            let number = self.first_open + at as u64;
+            let batch = &mut self.open[at];
+            if number >= planned || batch.pending > 0 || batch.error.is_some() {
+                break;
+            }
+            if batch.recalls.is_empty() {
+                continue;
+            }
+            let recalls = std::mem::take(&mut batch.recalls);
+            let owner = batch.owner.as_mut().ok_or_else(plan_bug)?;
+            let mut claims = SlotClaims::with_capacity(1, recalls.len());
+            let ordinal = u32::try_from(claims.add_batch(owner)).unwrap_or(u32::MAX);
+            let mut sources = Vec::with_capacity(recalls.len());
+            for recall in recalls {
+                owner
+                    .claim(recall.slot, 1, ordinal, &mut claims)
+                    .ok_or_else(plan_bug)?;
+                let kept = self.kept.remove(&recall.position);
+                sources.push(
+                    kept.and_then(SlotOwner::into_buffers)
+                        .ok_or_else(plan_bug)?,
+                );
+            }
+            batch.recalling = true;
+            self.workers.send_recall(RecallTask {
+                batch: number,
+                sources,
+                claims,
+                cold: context.pool.is_cold(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_report(&mut self, report: Report) {
+        match report {
+            Report::Shapes {
+                visit,
+                shapes: Ok(shapes),
+            } => {
+                if let Some(waiting) = self.waiting.iter().find(|waiting| waiting.id == visit) {
+                    waiting.shapes.set(shapes).ok();
+                }
+            }
+            Report::Shapes {
+                visit,
+                shapes: Err(error),
+            } => {
+                // The first batch that needs the chunk carries the error; nothing after it is delivered.
+                let first = self
+                    .waiting
+                    .iter()
+                    .find(|w| w.id == visit)
+                    .and_then(|w| w.batches.first().copied());
+                if let Some(number) = first {
+                    self.end = self.end.min(number);
+                    if let Some(batch) = self.batch_mut(number) {
+                        batch.error.get_or_insert(error);
+                    }
+                }
+            }
+            Report::Recalled { batch, result } => {
+                if let Some(batch) = self.batch_mut(batch) {
+                    batch.recalling = false;
+                    if let Err(error) = result {
+                        batch.error.get_or_insert(error);
+                    }
+                }
+            }
+            Report::Decoded { batches, result } => {
+                let mut error = result.err();
+                for number in batches {
+                    if let Some(batch) = self.batch_mut(number) {
+                        batch.pending = batch.pending.saturating_sub(1);
+                        if let Some(error) = error.take() {
+                            batch.error.get_or_insert(error);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, context: &Context<'_>, index: u64) -> Delivery {
+        if self.first_open >= self.planner.num_batches() {
+            return Delivery::End;
+        }
+        let complete = self.planner.planned_batches() > self.first_open;
+        let Some(batch) = self.open.front_mut() else {
+            return Delivery::NotYet;
+        };
+        if let Some(error) = batch.error.take() {
+            return Delivery::Failed(error);
+        }
+        let recalls = !batch.recalls.is_empty() || batch.recalling;
+        if !complete || batch.pending > 0 || recalls || batch.owner.is_none() {
+            return Delivery::NotYet;
+        }
+        let num_padded = self.planner.share().num_padded(self.first_open);
+        self.first_open += 1;
+        match self
+            .open
+            .pop_front()
+            .and_then(|batch| batch.finish(context, index))
+        {
+            Some(mut batch) => {
+                batch.num_padded = usize::try_from(num_padded).unwrap_or(usize::MAX);
+                Delivery::Batch(Box::new(batch))
+            }
+            None => Delivery::Failed(plan_bug()),
+        }
+    }
+}
+
+pub(super) fn plan_bug() -> Error {
+    Error::invalid("the plan contradicts itself: this is a bug, please report it")
+}
