@@ -78,7 +78,7 @@ impl ShardFiles {
             .as_ref()
             .is_some_and(|shard| shard.samples_per_chunk() != samples_per_chunk)
         {
-            self.seal(None)?;
+            self.seal()?;
         }
         #[cfg(test)]
         tests::maybe_panic(&self.folder, "write");
@@ -111,7 +111,7 @@ impl ShardFiles {
                 .unwrap_or_else(PoisonError::into_inner),
             chunk,
         );
-        if full { self.seal(None) } else { Ok(()) }
+        if full { self.seal() } else { Ok(()) }
     }
 
     fn open(&mut self, samples_per_chunk: u32) -> Result<ShardFileWriter<FileSink>> {
@@ -135,15 +135,19 @@ impl ShardFiles {
     }
 
     /// Ends the current shard, if there is one, and has it made durable.
-    pub(super) fn seal(&mut self, ack: Option<Sender<()>>) -> Result<()> {
+    pub(super) fn seal(&mut self) -> Result<()> {
+        #[cfg(test)]
+        tests::maybe_panic(&self.folder, "seal");
         if let Some(shard) = self.current.take() {
             let (record, sink) = shard.finish()?;
             self.syncer.commit(record, sink);
         }
-        if let Some(ack) = ack {
-            self.syncer.acknowledge(ack);
-        }
         Ok(())
+    }
+
+    /// Answers when all shards that were sealed are durable, or one of them failed.
+    pub(super) fn acknowledge(&self, ack: Sender<()>) {
+        self.syncer.acknowledge(ack);
     }
 }
 
@@ -299,8 +303,15 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_writing_thread_is_an_error_and_nothing_is_committed() -> Result<()> {
+        for stage in ["write", "seal"] {
+            panic_in(stage)?;
+        }
+        Ok(())
+    }
+
+    fn panic_in(stage: &str) -> Result<()> {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("panics-in-write");
+        let path = dir.path().join(format!("panics-in-{stage}"));
         let field = FieldSpec::new("x", DType::U8, [10]);
         let mut writer = ShardWriter::builder()
             .field(field)
@@ -318,6 +329,11 @@ mod tests {
         };
         let panicked = matches!(error.kind(), ErrorKind::WorkerPanicked { .. });
         assert!(panicked, "{error}");
+        // The reason, not only that a thread is gone.
+        assert!(
+            error.to_string().contains("the test asked for it"),
+            "{error}"
+        );
         assert!(!path.join("manifest.tsm").exists());
         Ok(())
     }

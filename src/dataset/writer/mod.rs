@@ -410,8 +410,11 @@ impl ShardWriter {
         if sent { Ok(()) } else { self.gone() }
     }
 
-    /// The threads ended before they were asked to: samples are lost, which must not look like success.
-    fn gone(&self) -> Result<()> {
+    /// The threads ended, or dropped a request, before they were asked to: samples are lost, which must not look like
+    /// success.
+    fn gone(&mut self) -> Result<()> {
+        // A thread may let go of its end of a channel just before it says why: the reason is there when it has ended.
+        self.pipeline = None;
         self.check_failed()?;
         Err(Error::panicked("write", &"the writing thread is gone"))
     }

@@ -204,6 +204,7 @@ fn write_in_order(
         waiting.insert(message.seq(), message);
         while let Some(message) = waiting.remove(&next) {
             next += 1;
+            let mut acknowledge = None;
             let result = match message {
                 Message::Chunk {
                     samples_per_chunk,
@@ -214,11 +215,18 @@ fn write_in_order(
                     tokens.try_send(()).ok();
                     result
                 }
-                Message::Seal { ack, .. } => files.seal(Some(ack)),
+                Message::Seal { ack, .. } => {
+                    acknowledge = Some(ack);
+                    files.seal()
+                }
             };
             if let Err(error) = result {
                 files.abandon();
                 shared.fail(error);
+            }
+            // Whoever waits looks for the error next: it must be there by then.
+            if let Some(ack) = acknowledge {
+                files.acknowledge(ack);
             }
         }
     }
