@@ -39,6 +39,7 @@ mod codec;
 mod dataset;
 mod dtype;
 mod error;
+mod fault;
 mod filter;
 mod format;
 pub mod import;
@@ -49,6 +50,7 @@ mod quant;
 mod shard;
 mod split;
 mod storage;
+mod sync;
 mod tensor;
 
 pub use codec::{CodecId, CodecSpec};

@@ -1,10 +1,11 @@
 //! Recycled, reference-counted buffers: a batch that its consumer has dropped is memory for the next one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::kernel::pages::{self, ALIGN, Part};
 use crate::kernel::stream;
+use crate::sync::Mutex;
 
 /// Bytes of which the last-level cache may still hold enough: a share of 32 MiB, a usual size.
 const CACHED: u64 = 16 << 20;

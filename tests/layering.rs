@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules that every other may use.
-const BASE: &[&str] = &["error", "dtype", "tensor"];
+const BASE: &[&str] = &["error", "dtype", "tensor", "sync", "fault"];
 
 /// Below: module, and the paths it may use besides itself and [`BASE`]. An arrow only points down.
 const LAYERS: &[(&str, &[&str])] = &[
@@ -14,6 +14,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("dtype", &[]),
     ("tensor", &[]),
     ("kernel", &[]),
+    // Threads, locks and queues, so that they can be exchanged for those of a model checker.
+    ("sync", &[]),
+    // Failures that unit tests ask for.
+    ("fault", &[]),
     // 1: one job each. They never meet each other.
     ("codec", &["kernel"]),
     ("filter", &["kernel"]),

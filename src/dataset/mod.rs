@@ -30,7 +30,7 @@ pub(crate) use batch::{Extent, FieldLayout, RaggedParts};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
@@ -47,6 +47,7 @@ use crate::shard::decode::{out_dtype, sample_out_bytes};
 use crate::shard::reader::Chunk;
 use crate::shard::{Form, RowRun, Scratch, ShardReader, Slots};
 use crate::storage::{self, IoMode, MemoryStorage, is_temporary_name};
+use crate::sync::Mutex;
 use crate::tensor::{Tensor, num_elements};
 
 /// Shards that are kept open; more are opened and closed as needed.

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use crate::dataset::{Dataset, FieldLayout};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::shard::{Scratch, Shapes};
+use crate::sync::{AtomicBool, Mutex};
 
 use super::order::geometry::ChunkPlace;
 

@@ -1,12 +1,15 @@
 //! [`Batches`]: waits for workers, delivers in order.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use crate::dataset::{Batch, Dataset, FieldLayout};
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::pool::{BufferPool, PoolStats};
+use crate::sync::Mutex;
 
 use super::damaged::{SkippedChunk, Skips};
 use super::order::Shuffle;
@@ -153,8 +156,16 @@ impl Batches {
         self.advance(Instant::now().checked_add(timeout))
     }
 
-    /// The next batch, if it is there by `deadline`.
+    /// The next batch, if it is there by `deadline`. A panic here, on the consumer's thread, is an error as one of a
+    /// worker is.
     fn advance(&mut self, deadline: Option<Instant>) -> Poll<Option<Result<Batch>>> {
+        catch_unwind(AssertUnwindSafe(|| self.step(deadline))).unwrap_or_else(|payload| {
+            self.end();
+            Poll::Ready(Some(Err(Error::panicked("deliver", payload.as_ref()))))
+        })
+    }
+
+    fn step(&mut self, deadline: Option<Instant>) -> Poll<Option<Result<Batch>>> {
         if let Some(error) = self.failed.take() {
             return Poll::Ready(Some(Err(error)));
         }
@@ -174,7 +185,9 @@ impl Batches {
             while let Some(report) = state.workers.poll() {
                 state.take_report(report);
             }
-            let planned = state.plan_ahead(&context);
+            let index = self.first_index + self.delivered;
+            let planned = fault::at(self.dataset.path(), "plan", index)
+                .and_then(|()| state.plan_ahead(&context));
             let planned = match planned.and_then(|planned| {
                 state.send_recalls(&context)?;
                 Ok(planned)
@@ -182,7 +195,7 @@ impl Batches {
                 Ok(planned) => planned,
                 Err(error) => break Some(Err(error)),
             };
-            match state.deliver(&context, self.first_index + self.delivered) {
+            match state.deliver(&context, index) {
                 Delivery::Batch(mut batch) => {
                     if let Some(kept) = self.skips.kept(&batch.sample_ids) {
                         batch.retain(&kept, &self.layouts, &self.pool);

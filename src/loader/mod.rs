@@ -4,6 +4,8 @@
 mod builder;
 mod damaged;
 mod distribution;
+#[cfg(test)]
+mod fault_tests;
 mod iter;
 mod keep;
 mod lanes;
@@ -38,11 +40,12 @@ pub use stats::{Limit, LoaderStats};
 pub use stream::BatchStream;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::dataset::{Dataset, FieldLayout};
 use crate::error::{Error, Result};
 use crate::pool::BufferPool;
+use crate::sync::Mutex;
 
 use keep::Keeper;
 use order::bijection::hash;

@@ -1,20 +1,20 @@
 //! Worker threads that execute the plan: one task is one visit of a chunk.
 
-use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, Sender, select_biased, unbounded};
 
 use crate::dataset::check_workers;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::kernel::slots::SlotClaims;
 use crate::kernel::stream;
 use crate::pool::PooledBuffer;
 use crate::shard::{ReadCounts, RowRun, Scratch, Shapes, SlotShape, Slots};
+use crate::sync::channel::{Receiver, RecvError, RecvTimeoutError, Sender, recv_either, unbounded};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicBool, Either, num_cores};
 
 use super::Store;
 use super::damaged::{Skips, no_shapes};
@@ -77,6 +77,8 @@ pub(crate) enum Report {
         batch: u64,
         result: Result<()>,
     },
+    /// A worker is gone, and with it what it had at hand.
+    Gone(Error),
 }
 
 /// Counters of the workers.
@@ -123,7 +125,7 @@ impl Workers {
     ) -> Result<Self> {
         check_workers(num_workers)?;
         let num_workers = match num_workers {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            0 => num_cores(),
             n => n,
         };
         let (shapes, shapes_queue) = unbounded();
@@ -148,7 +150,7 @@ impl Workers {
                 counters: Arc::clone(&workers.counters),
                 scratch: Scratch::default(),
             };
-            let thread = std::thread::Builder::new().name(format!("tensorshard-load-{i}"));
+            let thread = thread::Builder::new().name(format!("tensorshard-load-{i}"));
             let thread = thread
                 .spawn(move || worker.run())
                 .map_err(|e| Error::io("start a thread", "", e))?;
@@ -232,20 +234,29 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        let work = AssertUnwindSafe(|| self.work());
+        if let Err(payload) = catch_unwind(work) {
+            let error = Error::panicked("load", payload.as_ref());
+            self.reports.send(Report::Gone(error)).ok();
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             let waiting = Instant::now();
             // Shapes first: whole batches wait for them.
-            let report = select_biased! {
-                recv(self.shapes) -> task => match task {
-                    Ok(task) => self.timed(waiting, |worker| worker.learn_shapes(&task)),
-                    Err(_) => return,
-                },
-                recv(self.work) -> work => match work {
-                    Ok(Work::Decode(task)) => self.timed(waiting, |worker| worker.decode(task)),
-                    Ok(Work::Recall(task)) => self.timed(waiting, |_| recall(task)),
-                    Err(_) => return,
-                },
+            let report = match recv_either(&self.shapes, &self.work) {
+                Ok(Either::First(task)) => self.timed(waiting, |worker| worker.learn_shapes(&task)),
+                Ok(Either::Second(Work::Decode(task))) => {
+                    self.timed(waiting, |worker| worker.decode(task))
+                }
+                Ok(Either::Second(Work::Recall(task))) => {
+                    self.timed(waiting, |worker| worker.recall(task))
+                }
+                Err(RecvError) => return,
             };
+            #[cfg(test)]
+            self.maybe_die(&report);
             if self.cancelled.load(Ordering::Relaxed) || self.reports.send(report).is_err() {
                 return;
             }
@@ -270,8 +281,7 @@ impl Worker {
             let Store {
                 dataset, layouts, ..
             } = &self.stores[task.place.source as usize];
-            #[cfg(test)]
-            tests::maybe_panic(dataset, "shapes", task.place);
+            fault::at(dataset.path(), "shapes", task.place.chunk)?;
             if self
                 .skips
                 .skips(task.place, dataset, layouts, &mut self.scratch)?
@@ -322,8 +332,7 @@ impl Worker {
             let Store {
                 dataset, layouts, ..
             } = &self.stores[place.source as usize];
-            #[cfg(test)]
-            tests::maybe_panic(dataset, "decode", place);
+            fault::at(dataset.path(), "read", place.chunk)?;
             if self
                 .skips
                 .skips(place, dataset, layouts, &mut self.scratch)?
@@ -332,6 +341,7 @@ impl Worker {
             }
             let shard = dataset.shard(place.shard)?;
             let chunk = shard.chunk(place.chunk, &mut self.scratch.io)?;
+            fault::at(dataset.path(), "decode", place.chunk)?;
             let mut slots = TaskSlots {
                 claims,
                 padded,
@@ -356,8 +366,7 @@ impl Worker {
                 )?;
                 slots.first_array += layout.num_arrays();
             }
-            #[cfg(test)]
-            tests::maybe_panic(dataset, "decoded", place);
+            fault::at(dataset.path(), "decoded", place.chunk)?;
             // The claims end here, before the report: the consumer may then take the buffers.
             Ok(())
         };
@@ -365,37 +374,50 @@ impl Worker {
             .unwrap_or_else(|payload| Err(Error::panicked("decode", payload.as_ref())));
         Report::Decoded { batches, result }
     }
-}
 
-/// Copies kept samples to their slots.
-fn recall(task: RecallTask) -> Report {
-    let RecallTask {
-        batch,
-        sources,
-        mut claims,
-        cold,
-    } = task;
-    let work = || {
-        for (run, arrays) in sources.iter().enumerate() {
-            for (array, source) in arrays.iter().enumerate() {
-                let dst = claims.get_mut(run, array);
-                let src = source.as_ref();
-                if cold && src.len() >= stream::MIN {
-                    stream::copy(src, dst);
-                } else {
-                    dst.copy_from_slice(src);
+    /// Copies kept samples to their slots.
+    fn recall(&self, task: RecallTask) -> Report {
+        let RecallTask {
+            batch,
+            sources,
+            mut claims,
+            cold,
+        } = task;
+        let work = || -> Result<()> {
+            fault::at(self.stores[0].dataset.path(), "recall", batch)?;
+            for (run, arrays) in sources.iter().enumerate() {
+                for (array, source) in arrays.iter().enumerate() {
+                    let dst = claims.get_mut(run, array);
+                    let src = source.as_ref();
+                    if cold && src.len() >= stream::MIN {
+                        stream::copy(src, dst);
+                    } else {
+                        dst.copy_from_slice(src);
+                    }
                 }
             }
+            if cold {
+                stream::fence();
+            }
+            // The claims end here, before the report, and so do the buffers of the samples.
+            drop((claims, sources));
+            Ok(())
+        };
+        let result = catch_unwind(AssertUnwindSafe(work))
+            .unwrap_or_else(|payload| Err(Error::panicked("recall", payload.as_ref())));
+        Report::Recalled { batch, result }
+    }
+
+    /// Fails where nothing is caught, as only a mistake in this file would.
+    #[cfg(test)]
+    fn maybe_die(&self, report: &Report) {
+        let Report::Decoded { batches, .. } = report else {
+            return;
+        };
+        for &batch in batches {
+            fault::at(self.stores[0].dataset.path(), "report", batch).ok();
         }
-        if cold {
-            stream::fence();
-        }
-        // The claims end here, before the report, and so do the buffers of the samples.
-        drop((claims, sources));
-    };
-    let result = catch_unwind(AssertUnwindSafe(work))
-        .map_err(|payload| Error::panicked("recall", payload.as_ref()));
-    Report::Recalled { batch, result }
+    }
 }
 
 /// The slots of a task.
@@ -418,73 +440,5 @@ impl Slots for TaskSlots {
 
     fn padded_shape(&self, run: usize) -> Option<SlotShape> {
         *self.padded[self.claims.batch(run)].get(self.field)?
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::dataset::Dataset;
-    use crate::error::ErrorKind;
-    use crate::{DType, FieldSpec, Loader, ShardWriter, Shuffle, TensorView};
-
-    /// Panics in chunk 3 of datasets of this name and a stage.
-    const PANICS: &str = "panics-in-chunk-3";
-
-    /// The stages at which a worker can be made to panic.
-    const STAGES: [&str; 3] = ["shapes", "decode", "decoded"];
-
-    pub(super) fn maybe_panic(dataset: &Dataset, stage: &str, place: ChunkPlace) {
-        let panics = dataset.path().ends_with(format!("{PANICS}-{stage}"));
-        if panics && place.chunk == 3 {
-            panic!("the test asked for it");
-        }
-    }
-
-    #[test]
-    fn a_panicking_worker_is_an_error_and_never_an_early_end() -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        for stage in STAGES {
-            let path = dir.path().join(format!("{PANICS}-{stage}"));
-            let field = FieldSpec::new("x", DType::U8, [10]);
-            let mut writer = ShardWriter::builder()
-                .field(field)
-                .field(FieldSpec::string("y"))
-                .samples_per_chunk(5)
-                .create(&path)?;
-            for i in 0..60 {
-                writer.append(&[
-                    ("x", TensorView::new(DType::U8, &[10], &[i; 10])?),
-                    ("y", TensorView::new(DType::U8, &[3], b"abc")?),
-                ])?;
-            }
-            writer.finish()?;
-            for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
-                for num_workers in [1, 3] {
-                    let loader = Loader::builder()
-                        .shuffle(shuffle)
-                        .num_workers(num_workers)
-                        .open(&path)?;
-                    let mut batches = loader.batches(5);
-                    let results: Vec<_> = batches.by_ref().collect();
-                    let (last, before) = results.split_last().unwrap();
-                    assert!(before.iter().all(Result::is_ok));
-                    let error = last.as_ref().unwrap_err();
-                    assert!(
-                        matches!(error.kind(), ErrorKind::WorkerPanicked { .. }),
-                        "{error}"
-                    );
-                    assert!(error.to_string().contains("the test asked for it"));
-                    if shuffle == Shuffle::None {
-                        assert_eq!(before.len(), 3, "{stage}");
-                    }
-                    assert!(batches.next().is_none());
-                    // Nothing is poisoned: what does not meet the panic still works.
-                    let first = loader.batches(5).next().unwrap();
-                    assert!(first.is_ok() || shuffle != Shuffle::None);
-                }
-            }
-        }
-        Ok(())
     }
 }

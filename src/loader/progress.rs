@@ -1,8 +1,9 @@
 //! Where a loader's epoch stands, and the calls that read and set it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use crate::error::{Error, Result};
+use crate::sync::{Mutex, MutexGuard};
 
 use super::order::Shuffle;
 use super::state::{LoaderState, fingerprint, hash_bytes, hex};
@@ -36,7 +37,7 @@ impl Clone for Progress {
     }
 }
 
-fn lock(position: &Mutex<Position>) -> std::sync::MutexGuard<'_, Position> {
+fn lock(position: &Mutex<Position>) -> MutexGuard<'_, Position> {
     position.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::dataset::{Batch, Dataset, FieldLayout};
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::kernel::slots::{SlotClaims, SlotOwner};
 use crate::pool::{BufferPool, PooledBuffer};
 use crate::shard::RowRun;
@@ -51,6 +52,8 @@ pub(super) struct Running {
     sending: Duration,
     /// The last plan ended because of the memory budget.
     pub(super) out_of_memory: bool,
+    /// A worker is gone: what it had at hand never comes.
+    gone: Option<Error>,
 }
 
 pub(super) struct Context<'a> {
@@ -83,6 +86,7 @@ impl Running {
             planning: Duration::ZERO,
             sending: Duration::ZERO,
             out_of_memory: false,
+            gone: None,
         }
     }
 
@@ -429,6 +433,9 @@ impl Running {
                     }
                 }
             }
+            Report::Gone(error) => {
+                self.gone.get_or_insert(error);
+            }
             Report::Recalled { batch, result } => {
                 if let Some(batch) = self.batch_mut(batch) {
                     batch.recalling = false;
@@ -452,6 +459,9 @@ impl Running {
     }
 
     pub(super) fn deliver(&mut self, context: &Context<'_>, index: u64) -> Delivery {
+        if let Some(error) = self.gone.take() {
+            return Delivery::Failed(error);
+        }
         if self.first_open >= self.planner.num_batches() {
             return Delivery::End;
         }
@@ -465,6 +475,9 @@ impl Running {
         let recalls = !batch.recalls.is_empty() || batch.recalling;
         if !complete || batch.pending > 0 || recalls || batch.owner.is_none() {
             return Delivery::NotYet;
+        }
+        if let Err(error) = fault::at(context.dataset.path(), "deliver", index) {
+            return Delivery::Failed(error);
         }
         let num_padded = self.planner.share().num_padded(self.first_open);
         self.first_open += 1;

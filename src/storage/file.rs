@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
+use crate::fault;
 
 use super::{Sink, Storage, check_range, record};
 
@@ -215,7 +216,9 @@ impl Sink for FileSink {
             .map_err(|e| Error::io("rename", &self.temporary, e))?;
         record::rename(&self.temporary, &self.path);
         self.temporary = PathBuf::new();
-        sync_folder(parent(&self.path))
+        let folder = parent(&self.path);
+        fault::after_rename(folder, &self.path)?;
+        sync_folder(folder)
     }
 }
 

@@ -4,18 +4,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::thread::JoinHandle;
-
-use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::dataset::inspect::add_chunk;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::format::forever::DEFAULT_PIECE_BYTES;
 use crate::format::header::ShardHeader;
 use crate::format::manifest::ShardRecord;
 use crate::format::shard_id::ShardId;
 use crate::shard::{EncodedChunk, ShardFileWriter};
 use crate::storage::{FileSink, Sink};
+use crate::sync::channel::{Receiver, Sender, bounded};
+use crate::sync::thread::{self, JoinHandle};
 
 use super::pipeline::Shared;
 
@@ -35,6 +35,9 @@ pub(super) struct ShardFiles {
     /// Length of the current shard when it was last asked to be synced.
     synced_len: u64,
     syncer: Syncer,
+    /// Chunks and shards so far.
+    num_chunks: u64,
+    num_shards: u64,
 }
 
 impl ShardFiles {
@@ -48,15 +51,21 @@ impl ShardFiles {
     ) -> Result<Self> {
         Ok(Self {
             folder: folder.to_owned(),
+            num_chunks: 0,
+            num_shards: 0,
             version_minor,
             schema_bytes,
             ids,
             max_shard_len,
-            syncer: Syncer::start(Arc::clone(&shared))?,
+            syncer: Syncer::start(folder.to_owned(), Arc::clone(&shared))?,
             shared,
             current: None,
             synced_len: 0,
         })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -80,8 +89,8 @@ impl ShardFiles {
         {
             self.seal()?;
         }
-        #[cfg(test)]
-        tests::maybe_panic(&self.folder, "write");
+        fault::at(&self.folder, "write", self.num_chunks)?;
+        self.num_chunks += 1;
         let mut shard = match self.current.take() {
             Some(shard) => shard,
             None => self.open(samples_per_chunk)?,
@@ -136,9 +145,9 @@ impl ShardFiles {
 
     /// Ends the current shard, if there is one, and has it made durable.
     pub(super) fn seal(&mut self) -> Result<()> {
-        #[cfg(test)]
-        tests::maybe_panic(&self.folder, "seal");
         if let Some(shard) = self.current.take() {
+            fault::at(&self.folder, "seal", self.num_shards)?;
+            self.num_shards += 1;
             let (record, sink) = shard.finish()?;
             self.syncer.commit(record, sink);
         }
@@ -168,13 +177,13 @@ struct Syncer {
 }
 
 impl Syncer {
-    fn start(shared: Arc<Shared>) -> Result<Self> {
+    fn start(folder: PathBuf, shared: Arc<Shared>) -> Result<Self> {
         // One shard is synced while the next is written; a third waits for the first.
         let (queue, tasks) = bounded(1);
-        let thread = std::thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("tensorshard-sync".to_owned())
             .spawn(move || {
-                let work = || sync_in_order(&shared, &tasks);
+                let work = || sync_in_order(&folder, &shared, &tasks);
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
                     shared.fail(Error::panicked("sync", payload.as_ref()));
                 }
@@ -222,7 +231,8 @@ impl Drop for Syncer {
     }
 }
 
-fn sync_in_order(shared: &Shared, tasks: &Receiver<Sync>) {
+fn sync_in_order(folder: &Path, shared: &Shared, tasks: &Receiver<Sync>) {
+    let mut num_shards = 0;
     for task in tasks {
         let result = match task {
             Sync::Acknowledge(ack) => {
@@ -233,13 +243,18 @@ fn sync_in_order(shared: &Shared, tasks: &Receiver<Sync>) {
             _ if shared.failed.load(Ordering::Acquire) => Ok(()),
             // An error would not be reported again when the file is committed: it is fatal here.
             Sync::Early(sync) => sync(),
-            Sync::Commit(record, mut sink) => sink.commit().map(|()| {
-                shared
-                    .sealed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(record);
-            }),
+            Sync::Commit(record, mut sink) => {
+                num_shards += 1;
+                fault::at(folder, "sync", num_shards - 1)
+                    .and_then(|()| sink.commit())
+                    .map(|()| {
+                        shared
+                            .sealed
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .push(record);
+                    })
+            }
         };
         if let Err(error) = result {
             shared.fail(error);
@@ -287,54 +302,4 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::error::ErrorKind;
-    use crate::{DType, FieldSpec, ShardWriter, TensorView};
-
-    pub(super) fn maybe_panic(folder: &Path, stage: &str) {
-        if folder.ends_with(format!("panics-in-{stage}")) {
-            panic!("the test asked for it");
-        }
-    }
-
-    #[test]
-    fn a_panic_of_the_writing_thread_is_an_error_and_nothing_is_committed() -> Result<()> {
-        for stage in ["write", "seal"] {
-            panic_in(stage)?;
-        }
-        Ok(())
-    }
-
-    fn panic_in(stage: &str) -> Result<()> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(format!("panics-in-{stage}"));
-        let field = FieldSpec::new("x", DType::U8, [10]);
-        let mut writer = ShardWriter::builder()
-            .field(field)
-            .samples_per_chunk(5)
-            .create(&path)?;
-        let mut append = || -> Result<()> {
-            for i in 0..200 {
-                writer.append(&[("x", TensorView::new(DType::U8, &[10], &[i; 10])?)])?;
-            }
-            Ok(())
-        };
-        let error = match append() {
-            Ok(()) => writer.finish().map(|_| ()).unwrap_err(),
-            Err(error) => error,
-        };
-        let panicked = matches!(error.kind(), ErrorKind::WorkerPanicked { .. });
-        assert!(panicked, "{error}");
-        // The reason, not only that a thread is gone.
-        assert!(
-            error.to_string().contains("the test asked for it"),
-            "{error}"
-        );
-        assert!(!path.join("manifest.tsm").exists());
-        Ok(())
-    }
 }

@@ -1,6 +1,8 @@
 //! [`ShardWriter`]: samples in, a dataset out. Chunks are encoded on all cores and written in order.
 
 mod builder;
+#[cfg(test)]
+mod fault_tests;
 mod files;
 mod pipeline;
 
@@ -12,8 +14,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use crossbeam_channel::bounded;
-
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::format::forever::MANIFEST_NAME;
@@ -23,6 +23,7 @@ use crate::format::schema::{Field, Kind, Schema};
 use crate::format::shard_id::ShardId;
 use crate::shard::{ChunkBlock, FieldBlock};
 use crate::storage::{FolderLock, create_folder, lock_folder, publish, remove_file};
+use crate::sync::channel::bounded;
 use crate::tensor::TensorView;
 
 use super::inspect::FieldReport;

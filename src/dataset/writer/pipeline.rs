@@ -1,20 +1,20 @@
 //! The threads of a writer: workers that encode, and one that writes what they made, in order.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use crate::dataset::inspect::FieldReport;
 use crate::error::{Error, Result};
+use crate::fault;
 use crate::format::forever::DEFAULT_PIECE_BYTES;
 use crate::format::manifest::ShardRecord;
 use crate::format::schema::Schema;
 use crate::shard::{ChunkBlock, EncodedChunk, encode_chunk};
+use crate::sync::channel::{Receiver, Sender, bounded, unbounded};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicBool, Mutex, num_cores};
 
 use super::builder::ShardWriterBuilder;
 use super::files::ShardFiles;
@@ -88,7 +88,7 @@ impl Pipeline {
         files: ShardFiles,
     ) -> Result<Self> {
         let workers = match options.num_workers {
-            0 => std::thread::available_parallelism().map_or(1, NonZero::get),
+            0 => num_cores(),
             n => n,
         };
         let in_flight = 2 * workers + 2;
@@ -101,21 +101,25 @@ impl Pipeline {
         }
         let mut threads = Vec::new();
         let spawn = |name: String, body: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new()
+            thread::Builder::new()
                 .name(name)
                 .spawn(body)
                 .map_err(|e| Error::io("start a thread", "", e))
         };
         for i in 0..workers {
-            let (task_queue, results, schema, spare_sender) = (
+            let (task_queue, results, schema, folder, spare_sender) = (
                 task_queue.clone(),
                 results.clone(),
                 Arc::clone(schema),
+                files.folder().to_owned(),
                 spare_sender.clone(),
             );
             let body = move || {
                 for mut task in task_queue {
-                    let encode = || encode_chunk(&schema, DEFAULT_PIECE_BYTES, &task.block);
+                    let encode = || {
+                        fault::at(&folder, "encode", task.seq)?;
+                        encode_chunk(&schema, DEFAULT_PIECE_BYTES, &task.block)
+                    };
                     let encoded = catch_unwind(AssertUnwindSafe(encode))
                         .unwrap_or_else(|payload| Err(Error::panicked("encode", payload.as_ref())));
                     let message = Message::Chunk {
