@@ -73,6 +73,15 @@ pub enum ErrorKind {
         /// The panic message.
         message: String,
     },
+    /// A function given to [`crate::Batches::map_ordered`] returned an error, or panicked.
+    MapFailed {
+        /// The epoch.
+        epoch: u64,
+        /// The batch of the epoch, as [`crate::Batch::index`].
+        step: u64,
+        /// What it returned, or the message of its panic.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The state of a loader that is of another dataset, or of other options.
     StateMismatch {
         /// What differs.
@@ -169,12 +178,20 @@ impl Error {
         })
     }
 
+    pub(crate) fn map_failed(
+        epoch: u64,
+        step: u64,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    ) -> Self {
+        Self::new(ErrorKind::MapFailed {
+            epoch,
+            step,
+            source,
+        })
+    }
+
     pub(crate) fn panicked(stage: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
+        let message = panic_message(payload);
         Self::new(ErrorKind::WorkerPanicked { stage, message })
     }
 
@@ -254,11 +271,21 @@ impl Error {
             ErrorKind::Corrupt { .. } | ErrorKind::LimitExceeded { .. } => 1,
             ErrorKind::InvalidArgument { .. }
             | ErrorKind::Unrepresentable { .. }
+            | ErrorKind::MapFailed { .. }
             | ErrorKind::StateMismatch { .. } => 2,
             ErrorKind::Io { .. } | ErrorKind::WorkerPanicked { .. } => 3,
             ErrorKind::Unsupported { .. } => 4,
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 impl fmt::Display for Location {
@@ -341,6 +368,14 @@ impl fmt::Display for Error {
                 f,
                 "the state is of another epoch than this loader's{location}: {what} is {state} in the state and {loader} here; open the same dataset with the same order options"
             ),
+            ErrorKind::MapFailed {
+                epoch,
+                step,
+                source,
+            } => write!(
+                f,
+                "the function of map_ordered failed at step {step} of epoch {epoch}: {source}; mend it, or go on behind the step with `seek`"
+            ),
             ErrorKind::WorkerPanicked { stage, message } => {
                 write!(
                     f,
@@ -364,6 +399,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.kind {
             ErrorKind::Io { source, .. } => Some(source),
+            ErrorKind::MapFailed { source, .. } => Some(source.as_ref()),
             _ => None,
         }
     }

@@ -69,7 +69,7 @@ pub use format::shard_id::ShardId;
 pub use loader::BatchStream;
 pub use loader::{
     Batches, Bitmap, Damaged, Distribution, Limit, Loader, LoaderBuilder, LoaderState, LoaderStats,
-    Mixture, MixtureEnd, Shuffle, SkippedChunk, Split, Tail,
+    MapOrdered, Mixture, MixtureEnd, Shuffle, SkippedChunk, Split, Tail,
 };
 pub use quant::{
     AbsErrorParams, AffineParams, Calibrator, CodebookParams, ErrorBound, Fp8Params, Granularity,

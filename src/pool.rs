@@ -161,6 +161,18 @@ impl BufferPool {
     }
 }
 
+impl PooledBuffer {
+    /// Another buffer of the same pool with the same bytes.
+    pub(crate) fn copied(&self) -> Self {
+        let pool = BufferPool {
+            inner: Arc::clone(&self.pool),
+        };
+        let mut copy = pool.take(self.len);
+        copy.as_mut().copy_from_slice(self.as_ref());
+        copy
+    }
+}
+
 impl AsMut<[u8]> for PooledBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {

@@ -1,6 +1,7 @@
 //! Batches: many samples in one buffer for each field, reference counted, ready to be handed over without a copy.
 
 mod retain;
+mod values;
 
 use std::sync::Arc;
 
@@ -16,10 +17,12 @@ use crate::shard::decode::{out_dtype, sample_out_bytes};
 use crate::tensor::{Element, TensorView};
 
 use super::{Dataset, FieldOutput, Ragged, elements};
+use values::Values;
 
 /// Consecutive samples of an epoch, delivered together.
 #[derive(Clone, Debug)]
 pub struct Batch {
+    pub(crate) epoch: u64,
     pub(crate) index: u64,
     pub(crate) num_padded: usize,
     pub(crate) sample_ids: Vec<u64>,
@@ -27,6 +30,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// The epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The batch's place in the epoch, from 0.
     pub fn index(&self) -> u64 {
         self.index
@@ -63,6 +71,17 @@ impl Batch {
         &self.fields
     }
 
+    /// The values of one field, to be changed in place: see [`FieldBatch::as_mut_slice`].
+    ///
+    /// # Errors
+    /// As [`Batch::field`].
+    pub fn field_mut(&mut self, name: &str) -> Result<&mut FieldBatch> {
+        match self.fields.iter().position(|field| field.name() == name) {
+            Some(at) => Ok(&mut self.fields[at]),
+            None => Err(self.no_field(name)),
+        }
+    }
+
     /// The values of one field.
     ///
     /// # Errors
@@ -71,18 +90,23 @@ impl Batch {
         self.fields
             .iter()
             .find(|field| field.name() == name)
-            .ok_or_else(|| {
-                let names: Vec<&str> = self.fields.iter().map(FieldBatch::name).collect();
-                Error::invalid(format!(
-                    "the batch has no field {name:?}; its fields are {}",
-                    names.join(", ")
-                ))
-            })
+            .ok_or_else(|| self.no_field(name))
+    }
+
+    fn no_field(&self, name: &str) -> Error {
+        let names: Vec<&str> = self.fields.iter().map(FieldBatch::name).collect();
+        Error::invalid(format!(
+            "the batch has no field {name:?}; its fields are {}",
+            names.join(", ")
+        ))
     }
 
     /// Bytes of all values.
     pub fn num_bytes(&self) -> usize {
-        self.fields.iter().map(|field| field.data.len()).sum()
+        self.fields
+            .iter()
+            .map(|field| field.data.as_slice().len())
+            .sum()
     }
 }
 
@@ -98,7 +122,7 @@ pub struct FieldBatch {
     dtype: DType,
     num_samples: usize,
     shape: Vec<usize>,
-    data: Bytes,
+    data: Values,
     ragged: Option<Arc<RaggedParts>>,
     scales: Option<Bytes>,
     zero_points: Option<Bytes>,
@@ -168,7 +192,7 @@ impl FieldBatch {
 
     /// The bytes of the whole array: row-major, little-endian, 64-byte aligned. Keeping them keeps the buffer.
     pub fn data(&self) -> &Bytes {
-        &self.data
+        self.data.bytes()
     }
 
     /// The whole array, as a slice of its elements.
@@ -180,7 +204,20 @@ impl FieldBatch {
             let message = format!("the values are {}, not {}", self.dtype, T::DTYPE);
             return Err(Error::invalid(message).in_field(self.name()));
         }
-        cast(&self.data)
+        cast(self.data.as_slice())
+    }
+
+    /// The whole array, to be changed: in place, unless somebody else has it too (a clone of the batch, or of
+    /// [`FieldBatch::data`]), who then keeps what was there.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if the dtype is not `T`'s.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        if self.dtype != T::DTYPE {
+            let message = format!("the values are {}, not {}", self.dtype, T::DTYPE);
+            return Err(Error::invalid(message).in_field(self.name()));
+        }
+        cast_mut(self.data.as_mut_slice())
     }
 
     /// One sample. Padded samples come with their padding.
@@ -198,15 +235,15 @@ impl FieldBatch {
                 TensorView::new(
                     dtype,
                     parts.shape(i),
-                    &self.data[parts.byte_offsets[i]..parts.byte_offsets[i + 1]],
+                    &self.data.as_slice()[parts.byte_offsets[i]..parts.byte_offsets[i + 1]],
                 )
             }
             _ => {
-                let bytes = self.data.len() / self.num_samples;
+                let bytes = self.data.as_slice().len() / self.num_samples;
                 TensorView::new(
                     self.dtype,
                     &self.shape[1..],
-                    &self.data[i * bytes..(i + 1) * bytes],
+                    &self.data.as_slice()[i * bytes..(i + 1) * bytes],
                 )
             }
         }
@@ -285,6 +322,16 @@ fn cast<T: Element>(bytes: &[u8]) -> Result<&[T]> {
         ));
     }
     bytemuck::try_cast_slice(bytes).map_err(|e| Error::invalid(format!("no typed view: {e}")))
+}
+
+fn cast_mut<T: Element>(bytes: &mut [u8]) -> Result<&mut [T]> {
+    if cfg!(target_endian = "big") {
+        return Err(Error::unsupported(
+            "typed view on a big-endian host",
+            "change the little-endian bytes of a copy",
+        ));
+    }
+    bytemuck::try_cast_slice_mut(bytes).map_err(|e| Error::invalid(format!("no typed view: {e}")))
 }
 
 /// The shape of one slot of a ragged field.
@@ -487,7 +534,7 @@ impl FieldLayout {
         ragged: Option<Arc<RaggedParts>>,
         buffers: &mut impl Iterator<Item = PooledBuffer>,
     ) -> Option<FieldBatch> {
-        let data = Bytes::from_owner(buffers.next()?);
+        let data = Values::new(buffers.next()?);
         let (mut scales, mut zero_points) = (None, None);
         if let Some((_, has_zero_points)) = self.scales {
             scales = Some(Bytes::from_owner(buffers.next()?));
@@ -512,7 +559,7 @@ impl FieldLayout {
                         .chain(self.dims.iter().skip(1).map(|dim| dim.unwrap_or(0)))
                         .collect()
                 }
-                None => vec![data.len() / self.dtype.size()],
+                None => vec![data.as_slice().len() / self.dtype.size()],
             },
             (None, None) => return None,
         };

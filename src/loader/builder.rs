@@ -14,6 +14,7 @@ use crate::storage::IoMode;
 use super::damaged::Damaged;
 use super::distribution::Distribution;
 use super::mixture::{Mixture, MixtureEnd, Part};
+use super::next_epoch::Handover;
 use super::order::bijection::hash;
 use super::order::bitmap::Bitmap;
 use super::order::geometry::Geometry;
@@ -43,6 +44,7 @@ pub struct LoaderBuilder {
     pub(super) lanes: u32,
     pub(super) seed: u64,
     pub(super) epoch: u64,
+    pub(super) epochs: Option<u64>,
     pub(super) repeat: u64,
     pub(super) weights: Option<Arc<[f64]>>,
     pub(super) selection: Selection,
@@ -68,6 +70,7 @@ impl Default for LoaderBuilder {
             lanes: LANES,
             seed: 0,
             epoch: 0,
+            epochs: None,
             repeat: 1,
             weights: None,
             selection: Selection::default(),
@@ -119,6 +122,18 @@ impl LoaderBuilder {
     /// The epoch: another order for each.
     pub fn epoch(mut self, epoch: u64) -> Self {
         self.epoch = epoch;
+        self
+    }
+
+    /// How many epochs there will be: those before epoch `epochs` are expected to follow each other. While one of them
+    /// drains, the first batches of the next are decoded, so that there is no pause between them; the last one begins
+    /// nothing. Unless this is given, epochs are expected to go on once two have followed each other to their ends.
+    ///
+    /// What was begun takes a part of the same memory budget, and is decoded on threads of its own. It waits in the
+    /// loader until [`Loader::batches`] asks for it, or for anything else, or until [`Loader::rest`]. States know nothing
+    /// of it, and no order changes.
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.epochs = Some(epochs);
         self
     }
 
@@ -336,6 +351,7 @@ impl LoaderBuilder {
             draws,
             distribution,
             progress: Progress::default(),
+            handover: Handover::default(),
             pool,
             stats: Arc::default(),
         })

@@ -33,6 +33,11 @@ impl Keeper {
         }
     }
 
+    /// Samples that are decoded together at most.
+    pub(crate) fn group(&self) -> u64 {
+        u64::from(self.group)
+    }
+
     /// The rows of a chunk of `num_samples` that are decoded together with `row`.
     pub(crate) fn group_of(&self, row: u32, num_samples: u32) -> std::ops::Range<u32> {
         let first = row - row % self.group;

@@ -9,7 +9,9 @@ mod fault_tests;
 mod iter;
 mod keep;
 mod lanes;
+mod map;
 mod mixture;
+mod next_epoch;
 mod open;
 mod order;
 #[cfg(test)]
@@ -29,6 +31,7 @@ pub use builder::LoaderBuilder;
 pub use damaged::{Damaged, SkippedChunk};
 pub use distribution::Distribution;
 pub use iter::Batches;
+pub use map::MapOrdered;
 pub use mixture::{Mixture, MixtureEnd};
 pub use order::Shuffle;
 pub use order::bitmap::Bitmap;
@@ -48,6 +51,7 @@ use crate::pool::BufferPool;
 use crate::sync::Mutex;
 
 use keep::Keeper;
+use next_epoch::Handover;
 use order::bijection::hash;
 use order::epoch::{Epoch, Track};
 use order::geometry::Geometry;
@@ -97,6 +101,7 @@ pub struct Loader {
     draws: Option<Draws>,
     distribution: Distribution,
     progress: Progress,
+    handover: Handover,
     /// Kept from epoch to epoch, so that its memory is warm.
     pool: BufferPool,
     /// Of all iterations that have ended.
@@ -228,8 +233,10 @@ impl Loader {
         }
     }
 
-    /// One epoch in batches of `batch_size` samples. Threads start with the first call of `next`; dropping the
-    /// iterator ends them.
+    /// One epoch in batches of `batch_size` samples. Dropping the iterator ends its threads.
+    ///
+    /// Where one epoch follows the other, the first batches of the next one are decoded while this one drains, within the
+    /// same memory budget: see [`LoaderBuilder::epochs`].
     ///
     /// An error is delivered in place of the batch that it concerns, and ends the iteration.
     pub fn batches(&self, batch_size: usize) -> Batches {
@@ -266,6 +273,12 @@ impl Loader {
     #[cfg(feature = "tokio")]
     pub fn stream(&self, batch_size: usize) -> Result<BatchStream> {
         BatchStream::new(self.batches(batch_size))
+    }
+
+    /// Ends the threads and frees the batches of an epoch that was begun ahead, if there is one: after the last epoch of
+    /// a loader that is kept. Nothing is lost but time.
+    pub fn rest(&self) {
+        self.handover.clear();
     }
 
     fn sources(&self) -> &[Source] {

@@ -149,6 +149,7 @@ impl OpenBatch {
             fields.push(layout.finish(self.sample_ids.len(), ragged, &mut buffers)?);
         }
         Some(Batch {
+            epoch: context.epoch,
             index,
             num_padded: 0,
             sample_ids: self.sample_ids,

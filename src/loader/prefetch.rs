@@ -57,6 +57,15 @@ pub(crate) struct RecallTask {
     pub(crate) cold: bool,
 }
 
+/// What somebody else wants done with a batch.
+pub(crate) type Call = Box<dyn FnOnce() + Send>;
+
+/// Work that comes before other work.
+enum Urgent {
+    Call(Call),
+    Shapes(ShapesTask),
+}
+
 /// Work that batches wait for.
 enum Work {
     Decode(DecodeTask),
@@ -79,6 +88,8 @@ pub(crate) enum Report {
     },
     /// A worker is gone, and with it what it had at hand.
     Gone(Error),
+    /// A call has returned.
+    Called,
 }
 
 /// Counters of the workers.
@@ -90,6 +101,7 @@ pub(crate) struct WorkerCounters {
     pub(crate) read_ns: AtomicU64,
     pub(crate) stored_bytes: AtomicU64,
     pub(crate) decoded_bytes: AtomicU64,
+    pub(crate) mapping_ns: AtomicU64,
 }
 
 impl WorkerCounters {
@@ -109,7 +121,7 @@ fn nanos(duration: Duration) -> u64 {
 
 /// The threads of one iterator. Dropping it cancels what is queued and joins them.
 pub(crate) struct Workers {
-    shapes: Option<Sender<ShapesTask>>,
+    urgent: Option<Sender<Urgent>>,
     work: Option<Sender<Work>>,
     reports: Receiver<Report>,
     cancelled: Arc<AtomicBool>,
@@ -128,11 +140,11 @@ impl Workers {
             0 => num_cores(),
             n => n,
         };
-        let (shapes, shapes_queue) = unbounded();
+        let (urgent, urgent_queue) = unbounded();
         let (work, work_queue) = unbounded();
         let (report_sender, reports) = unbounded();
         let mut workers = Self {
-            shapes: Some(shapes),
+            urgent: Some(urgent),
             work: Some(work),
             reports,
             cancelled: Arc::default(),
@@ -143,7 +155,7 @@ impl Workers {
             let worker = Worker {
                 stores: Arc::clone(stores),
                 skips: Arc::clone(skips),
-                shapes: shapes_queue.clone(),
+                urgent: urgent_queue.clone(),
                 work: work_queue.clone(),
                 reports: report_sender.clone(),
                 cancelled: Arc::clone(&workers.cancelled),
@@ -163,10 +175,17 @@ impl Workers {
         self.threads.len() as u64
     }
 
+    /// Has a worker do this before anything else. It must not panic.
+    pub(crate) fn send_call(&self, call: Call) {
+        if let Some(urgent) = &self.urgent {
+            urgent.send(Urgent::Call(call)).ok();
+        }
+    }
+
     pub(crate) fn send_shapes(&self, task: ShapesTask) {
-        if let Some(shapes) = &self.shapes {
+        if let Some(urgent) = &self.urgent {
             // Fails only when every worker is gone, which `wait` reports.
-            shapes.send(task).ok();
+            urgent.send(Urgent::Shapes(task)).ok();
         }
     }
 
@@ -205,7 +224,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        self.shapes = None;
+        self.urgent = None;
         self.work = None;
         for thread in self.threads.drain(..) {
             thread.join().ok();
@@ -224,7 +243,7 @@ impl std::fmt::Debug for Workers {
 struct Worker {
     stores: Arc<[Store]>,
     skips: Arc<Skips>,
-    shapes: Receiver<ShapesTask>,
+    urgent: Receiver<Urgent>,
     work: Receiver<Work>,
     reports: Sender<Report>,
     cancelled: Arc<AtomicBool>,
@@ -244,9 +263,14 @@ impl Worker {
     fn work(&mut self) {
         loop {
             let waiting = Instant::now();
-            // Shapes first: whole batches wait for them.
-            let report = match recv_either(&self.shapes, &self.work) {
-                Ok(Either::First(task)) => self.timed(waiting, |worker| worker.learn_shapes(&task)),
+            // Urgent work first: the consumer, or whole batches, wait for it.
+            let report = match recv_either(&self.urgent, &self.work) {
+                Ok(Either::First(Urgent::Call(call))) => {
+                    self.timed(waiting, |worker| worker.call(call))
+                }
+                Ok(Either::First(Urgent::Shapes(task))) => {
+                    self.timed(waiting, |worker| worker.learn_shapes(&task))
+                }
                 Ok(Either::Second(Work::Decode(task))) => {
                     self.timed(waiting, |worker| worker.decode(task))
                 }
@@ -274,6 +298,17 @@ impl Worker {
             .fetch_add(nanos(start.elapsed()), Ordering::Relaxed);
         self.counters.add(self.scratch.counts.take());
         report
+    }
+
+    fn call(&self, call: Call) -> Report {
+        if !self.cancelled.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            call();
+            self.counters
+                .mapping_ns
+                .fetch_add(nanos(start.elapsed()), Ordering::Relaxed);
+        }
+        Report::Called
     }
 
     fn learn_shapes(&mut self, task: &ShapesTask) -> Report {

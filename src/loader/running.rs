@@ -15,16 +15,18 @@ use crate::shard::RowRun;
 use super::Store;
 use super::open::{OpenBatch, VisitShapes, WaitingVisit};
 use super::plan::{Planner, Visit};
-use super::prefetch::{DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
+use super::prefetch::{Call, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
+use super::share::Share;
 use super::stats::LoaderStats;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Options {
-    pub(super) num_workers: usize,
     /// Batches that may be planned ahead of the consumer: what was asked for, and at least a round of the order.
     pub(super) ahead: u64,
     /// Bytes that the open batches may take.
     pub(super) batch_budget: u64,
+    /// Samples that a round may decode for one of its own: more than 1 where the exact shuffle keeps them.
+    pub(super) decoded_per_sample: u64,
     /// Bytes of a batch, where samples have one size.
     pub(super) batch_bytes: u64,
     pub(super) ragged: bool,
@@ -32,8 +34,8 @@ pub(super) struct Options {
 
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) planner: Planner,
-    pub(super) workers: Workers,
+    planner: Planner,
+    workers: Workers,
     /// Batches that are planned or being filled; the first is the next to deliver.
     open: VecDeque<OpenBatch>,
     first_open: u64,
@@ -50,6 +52,9 @@ pub(super) struct Running {
     planning: Duration,
     /// Time spent handing tasks to workers: where cores are few, a worker that wakes up takes the core of this thread.
     sending: Duration,
+    /// Samples of the chunks that visits were planned for, and of those the samples that were asked for.
+    visited_samples: u64,
+    planned_samples: u64,
     /// The last plan ended because of the memory budget.
     pub(super) out_of_memory: bool,
     /// A worker is gone: what it had at hand never comes.
@@ -62,6 +67,21 @@ pub(super) struct Context<'a> {
     pub(super) stores: &'a [Store],
     pub(super) options: &'a Options,
     pub(super) pool: &'a BufferPool,
+    pub(super) epoch: u64,
+    /// The batch of the epoch that the plan begins with.
+    pub(super) first_index: u64,
+    pub(super) need: Need,
+}
+
+/// How much is planned ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The consumer waits for the next batch: a round is always admitted when nothing else can go on.
+    Next,
+    /// It has something to wait for already: only what the memory budget allows.
+    Later,
+    /// It is busy with the epoch before: so many batches, as far as memory allows.
+    Epoch(u64),
 }
 
 pub(super) enum Delivery {
@@ -87,7 +107,51 @@ impl Running {
             sending: Duration::ZERO,
             out_of_memory: false,
             gone: None,
+            visited_samples: 0,
+            planned_samples: 0,
         }
+    }
+
+    /// A report of the workers that is there already.
+    pub(super) fn poll(&self) -> Option<Report> {
+        self.workers.poll()
+    }
+
+    /// The next report, if it comes by a deadline.
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> Result<Option<Report>> {
+        let report = match deadline {
+            Some(deadline) => self.workers.wait_until(deadline),
+            None => self.workers.wait().map(Some),
+        };
+        report.map_err(|_| Error::panicked("decode", &"every worker is gone"))
+    }
+
+    /// Has a worker do this before anything else. It must not panic.
+    pub(super) fn send_call(&self, call: Call) {
+        self.workers.send_call(call);
+    }
+
+    pub(super) fn num_workers(&self) -> u64 {
+        self.workers.num_threads()
+    }
+
+    /// True if every batch of the epoch has been planned.
+    pub(super) fn is_planned(&self) -> bool {
+        self.planner.planned_batches() >= self.planner.num_batches()
+    }
+
+    /// Batches that are planned and not delivered.
+    pub(super) fn num_open(&self) -> u64 {
+        self.open.len() as u64
+    }
+
+    pub(super) fn share(&self) -> &Share {
+        self.planner.share()
+    }
+
+    /// Batches that were delivered, or left out.
+    pub(super) fn taken(&self) -> u64 {
+        self.first_open
     }
 
     pub(super) fn add_counters(&self, stats: &mut LoaderStats) {
@@ -96,6 +160,9 @@ impl Running {
         stats.worker_busy += Duration::from_nanos(counters.busy_ns.load(Ordering::Relaxed));
         stats.worker_idle += Duration::from_nanos(counters.idle_ns.load(Ordering::Relaxed));
         stats.worker_reading += Duration::from_nanos(counters.read_ns.load(Ordering::Relaxed));
+        stats.worker_mapping += Duration::from_nanos(counters.mapping_ns.load(Ordering::Relaxed));
+        stats.visited_samples += self.visited_samples;
+        stats.planned_samples += self.planned_samples;
         stats.stored_bytes += counters.stored_bytes.load(Ordering::Relaxed);
         stats.decoded_bytes += counters.decoded_bytes.load(Ordering::Relaxed);
         stats.num_workers = self.workers.num_threads();
@@ -143,6 +210,7 @@ impl Running {
             for position in round.evicted {
                 self.kept.remove(&position);
             }
+            self.planned_samples += round.recalls.len() as u64;
             for recall in round.recalls {
                 self.open_batch(recall.batch);
                 if let Some(batch) = self.batch_mut(recall.batch) {
@@ -163,20 +231,28 @@ impl Running {
             return false;
         }
         // Nothing can be delivered without it.
-        if planned <= self.first_open {
+        if planned <= self.first_open && context.need == Need::Next {
             return true;
         }
-        // The next visit waits for a batch that only the next round completes.
-        let last_ahead = self.first_open.saturating_add(context.options.ahead);
+        let ahead = match context.need {
+            Need::Next | Need::Later => context.options.ahead,
+            Need::Epoch(0) => return false,
+            Need::Epoch(batches) => batches - 1,
+        };
+        let last_ahead = self.first_open.saturating_add(ahead);
+        // The next visit waits for a batch that only the next round completes, and those behind it for it: visits are
+        // in the order of their blocks, and in a block the first may begin later than others.
+        let starts = |visit: &WaitingVisit| {
+            let first = visit.batches.first();
+            first.is_some_and(|&batch| batch <= last_ahead)
+        };
         if context.options.ragged
+            && context.need == Need::Next
             && self.waiting.front().is_some_and(|visit| {
                 visit.shapes.get().is_some()
                     && visit.batches.last().is_some_and(|&batch| batch >= planned)
-                    && visit
-                        .batches
-                        .first()
-                        .is_some_and(|&batch| batch <= last_ahead)
             })
+            && self.waiting.iter().any(starts)
         {
             return true;
         }
@@ -189,7 +265,10 @@ impl Running {
         let more = (self.planner.reach() + 1).saturating_sub(open_end);
         // Ragged batches: as large as those that are open.
         let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
-        let next_bytes = more.saturating_mul(context.options.batch_bytes.max(average));
+        let mut next_bytes = more.saturating_mul(context.options.batch_bytes.max(average));
+        if matches!(context.need, Need::Epoch(_)) {
+            next_bytes = next_bytes.saturating_mul(context.options.decoded_per_sample);
+        }
         self.out_of_memory = open_bytes.saturating_add(next_bytes) > context.options.batch_budget;
         !self.out_of_memory
     }
@@ -211,6 +290,9 @@ impl Running {
             entries,
             keeps,
         } = visit;
+        self.visited_samples += u64::from(place.num_samples);
+        let counts = entries.iter().map(|entry| u64::from(entry.count));
+        self.planned_samples += counts.sum::<u64>();
         let shapes = Arc::new(VisitShapes::new());
         let first_id = context.stores[place.source as usize].first_id;
         for entry in &entries {
@@ -436,6 +518,7 @@ impl Running {
             Report::Gone(error) => {
                 self.gone.get_or_insert(error);
             }
+            Report::Called => {}
             Report::Recalled { batch, result } => {
                 if let Some(batch) = self.batch_mut(batch) {
                     batch.recalling = false;
@@ -458,7 +541,7 @@ impl Running {
         }
     }
 
-    pub(super) fn deliver(&mut self, context: &Context<'_>, index: u64) -> Delivery {
+    pub(super) fn deliver(&mut self, context: &Context<'_>) -> Delivery {
         if let Some(error) = self.gone.take() {
             return Delivery::Failed(error);
         }
@@ -476,6 +559,7 @@ impl Running {
         if !complete || batch.pending > 0 || recalls || batch.owner.is_none() {
             return Delivery::NotYet;
         }
+        let index = context.first_index + self.first_open;
         if let Err(error) = fault::at(context.dataset.path(), "deliver", index) {
             return Delivery::Failed(error);
         }

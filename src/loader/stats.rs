@@ -52,6 +52,11 @@ pub struct LoaderStats {
     /// Bytes of these pieces when decoded, before they are dequantized. More than the dataset has if some were decoded
     /// several times.
     pub decoded_bytes: u64,
+    /// Samples of the chunks that were visited, each chunk counted for every visit: see
+    /// [`LoaderStats::amplification`].
+    pub visited_samples: u64,
+    /// Samples that chunks were visited for.
+    pub planned_samples: u64,
     /// Threads that decode.
     pub num_workers: u64,
     /// Time since the iteration began, until it ended.
@@ -68,6 +73,8 @@ pub struct LoaderStats {
     pub worker_busy: Duration,
     /// Of [`LoaderStats::worker_busy`], the time spent reading files and comparing checksums, from samples.
     pub worker_reading: Duration,
+    /// Of [`LoaderStats::worker_busy`], the time spent in a function given to [`crate::Batches::map_ordered`].
+    pub worker_mapping: Duration,
     /// Time that workers had nothing to do, over all workers.
     pub worker_idle: Duration,
     /// Buffers that were recycled.
@@ -94,6 +101,8 @@ pub enum Limit {
     Memory,
     /// Codecs, filters, quantizers, and writing to batches.
     Decoding,
+    /// The function given to [`crate::Batches::map_ordered`].
+    Mapping,
     /// Planning on the consumer's thread: very small batches or samples.
     Planning,
     /// The memory that open batches may take.
@@ -112,6 +121,7 @@ impl Limit {
             Self::Reading => "reading",
             Self::Memory => "memory",
             Self::Decoding => "decoding",
+            Self::Mapping => "mapping",
             Self::Planning => "planning",
             Self::MemoryBudget => "memory_budget",
             Self::Prefetch => "prefetch",
@@ -141,6 +151,19 @@ impl LoaderStats {
         share(self.worker_busy, self.worker_busy + self.worker_idle)
     }
 
+    /// Chunks that were visited for a chunk's worth of samples, 1 or more: how often chunks are decoded. Visits that
+    /// take a part of a chunk count as whole ones, as where two ranks share a chunk, or two lanes meet in it. Over all
+    /// ranks it is the sum of `visited_samples` divided by the sum of `planned_samples`.
+    ///
+    /// The exact shuffle visits a chunk for single samples and decodes single pieces: what it costs is
+    /// [`LoaderStats::decoded_bytes`]. 0 before anything was planned.
+    pub fn amplification(&self) -> f64 {
+        if self.planned_samples == 0 {
+            return 0.0;
+        }
+        self.visited_samples as f64 / self.planned_samples as f64
+    }
+
     /// Stored bytes a second that a worker reads while it reads.
     fn read_speed(&self) -> f64 {
         self.stored_bytes as f64 / self.worker_reading.as_secs_f64().max(1e-9)
@@ -161,7 +184,9 @@ impl LoaderStats {
             return Limit::Planning;
         }
         if self.busy_share() >= BUSY {
-            return if self.worker_reading * 2 <= self.worker_busy {
+            return if self.worker_mapping * 2 > self.worker_busy {
+                Limit::Mapping
+            } else if self.worker_reading * 2 <= self.worker_busy {
                 Limit::Decoding
             } else if self.read_speed() >= MEMORY_SPEED {
                 Limit::Memory
@@ -210,6 +235,11 @@ impl LoaderStats {
             Limit::Decoding => format!(
                 "Decoding is the limit: {workers} busy {busy} of the time; more workers or a faster codec would help."
             ),
+            Limit::Mapping => format!(
+                "The function of map_ordered is the limit: {workers} busy {busy} of the time, {} of that in it; more \
+                 workers or a faster function would help.",
+                percent(share(self.worker_mapping, self.worker_busy))
+            ),
             Limit::Planning => format!(
                 "Planning is the limit: it took {} of the time on the thread of the training loop; larger batches \
                  would help.",
@@ -237,6 +267,8 @@ impl AddAssign for LoaderStats {
             chunks,
             stored_bytes,
             decoded_bytes,
+            visited_samples,
+            planned_samples,
             num_workers,
             elapsed,
             consumer_wait,
@@ -245,6 +277,7 @@ impl AddAssign for LoaderStats {
             planning,
             worker_busy,
             worker_reading,
+            worker_mapping,
             worker_idle,
             pool_hits,
             pool_misses,
@@ -256,6 +289,8 @@ impl AddAssign for LoaderStats {
         self.chunks += chunks;
         self.stored_bytes += stored_bytes;
         self.decoded_bytes += decoded_bytes;
+        self.visited_samples += visited_samples;
+        self.planned_samples += planned_samples;
         self.num_workers = self.num_workers.max(num_workers);
         self.elapsed += elapsed;
         self.consumer_wait += consumer_wait;
@@ -264,6 +299,7 @@ impl AddAssign for LoaderStats {
         self.planning += planning;
         self.worker_busy += worker_busy;
         self.worker_reading += worker_reading;
+        self.worker_mapping += worker_mapping;
         self.worker_idle += worker_idle;
         self.pool_hits += pool_hits;
         self.pool_misses += pool_misses;
@@ -287,19 +323,23 @@ impl fmt::Display for LoaderStats {
         )?;
         writeln!(
             f,
-            "workers  {}: {:.1} ms reading, {:.1} ms decoding, {:.1} ms idle",
+            "workers  {}: {:.1} ms reading, {:.1} ms decoding, {:.1} ms mapping, {:.1} ms idle",
             self.num_workers,
             ms(self.worker_reading),
-            ms(self.worker_busy.saturating_sub(self.worker_reading)),
+            ms(self
+                .worker_busy
+                .saturating_sub(self.worker_reading + self.worker_mapping)),
+            ms(self.worker_mapping),
             ms(self.worker_idle)
         )?;
         writeln!(
             f,
-            "bytes    {:.1} MB read, {:.1} MB decoded, {:.1} MB delivered in {} batches",
+            "bytes    {:.1} MB read, {:.1} MB decoded, {:.1} MB delivered in {} batches; chunks visited {:.2} times",
             mb(self.stored_bytes),
             mb(self.decoded_bytes),
             mb(self.bytes),
-            self.batches
+            self.batches,
+            self.amplification()
         )?;
         writeln!(
             f,
@@ -382,6 +422,14 @@ mod tests {
                 "Memory is the limit: all 2 workers were busy 97% of the time, copying stored bytes at 10.0 GB/s each",
             ),
             (
+                LoaderStats {
+                    worker_mapping: Duration::from_millis(150),
+                    ..busy(stats(90), 194, 20)
+                },
+                Limit::Mapping,
+                "The function of map_ordered is the limit: all 2 workers were busy 97% of the time, 77% of that in it",
+            ),
+            (
                 planning,
                 Limit::Planning,
                 "Planning is the limit: it took 60% of the time",
@@ -407,6 +455,18 @@ mod tests {
             ..busy(stats(90), 190, 0)
         };
         assert!(one.why().contains("the only worker was busy"));
+    }
+
+    #[test]
+    fn amplification_is_visits_of_chunks_per_chunk() {
+        let stats = LoaderStats {
+            visited_samples: 330,
+            planned_samples: 300,
+            ..LoaderStats::default()
+        };
+        assert!((stats.amplification() - 1.1).abs() < 1e-9);
+        assert!(stats.to_string().contains("chunks visited 1.10 times"));
+        assert_eq!(LoaderStats::default().amplification(), 0.0);
     }
 
     #[test]

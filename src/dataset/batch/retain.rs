@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, PooledBuffer};
 
+use super::values::Values;
 use super::{Batch, FieldBatch, FieldLayout, RaggedParts};
 
 impl Batch {
@@ -26,27 +27,28 @@ impl FieldBatch {
     fn retain(&mut self, keep: &[bool], own_scales: bool, pool: &BufferPool) {
         let before = self.num_samples;
         let after = keep.iter().filter(|&&keep| keep).count();
-        let rows = |bytes: &Bytes| {
+        let rows = |bytes: &[u8]| {
             let row = bytes.len().checked_div(before).unwrap_or(0);
             gather(bytes, kept(keep).map(|i| i * row..(i + 1) * row), pool)
         };
+        let own = |bytes: &Bytes| Bytes::from_owner(rows(bytes));
         self.num_samples = after;
         if own_scales {
-            self.scales = self.scales.as_ref().map(rows);
-            self.zero_points = self.zero_points.as_ref().map(rows);
+            self.scales = self.scales.as_ref().map(own);
+            self.zero_points = self.zero_points.as_ref().map(own);
         }
         let Some(parts) = &self.ragged else {
-            self.data = rows(&self.data);
+            self.data = Values::new(rows(self.data.as_slice()));
             self.shape[0] = after;
             return;
         };
         let new = parts.retain(keep);
         if parts.padded.is_some() {
-            self.data = rows(&self.data);
+            self.data = Values::new(rows(self.data.as_slice()));
             self.shape[0] = after;
         } else {
             let ranges = kept(keep).map(|i| parts.byte_offsets[i]..parts.byte_offsets[i + 1]);
-            self.data = gather(&self.data, ranges, pool);
+            self.data = Values::new(gather(self.data.as_slice(), ranges, pool));
             // Entries of the first axis: whole rows, or elements.
             let entries = new.offsets.last().copied().unwrap_or(0);
             self.shape[0] = usize::try_from(entries).unwrap_or(0);
@@ -91,10 +93,10 @@ fn kept(keep: &[bool]) -> impl Iterator<Item = usize> + Clone + '_ {
 
 /// Some ranges of `bytes`, one after the other, in a buffer of the pool.
 fn gather(
-    bytes: &Bytes,
+    bytes: &[u8],
     ranges: impl Iterator<Item = std::ops::Range<usize>> + Clone,
     pool: &BufferPool,
-) -> Bytes {
+) -> PooledBuffer {
     let total = ranges.clone().map(|range| range.len()).sum();
     let mut buffer = pool.take(total);
     let mut at = 0;
@@ -103,5 +105,5 @@ fn gather(
         buffer.as_mut()[at..to].copy_from_slice(&bytes[range]);
         at = to;
     }
-    Bytes::from_owner(buffer)
+    buffer
 }
