@@ -5,6 +5,7 @@
 
 mod array;
 mod batch;
+mod bitmap;
 mod command;
 mod dataset;
 mod dlpack;
@@ -25,6 +26,8 @@ mod _tensorshard {
 
     #[pymodule_export]
     use array::Buffer;
+    #[pymodule_export]
+    use bitmap::Bitmap;
     #[pymodule_export]
     use command::{call, run};
     #[pymodule_export]

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tensorshard::{
-    FieldOutput, IoMode, LoaderBuilder, LoaderState, LoaderStats, Ragged, Shuffle, Tail,
+    Batch, FieldOutput, IoMode, LoaderBuilder, LoaderState, LoaderStats, Ragged, Shuffle,
+    SkippedChunk, Tail,
 };
 
 use crate::batch::{Delivery, RaggedAs};
@@ -27,8 +29,30 @@ pub(crate) struct Loader {
     origin: Origin,
     options: LoaderBuilder,
     delivery: Arc<Delivery>,
+    /// What the last iteration has left out.
+    skipped: Mutex<Skipped>,
     /// Opened again in a forked process.
     open: Mutex<Local<tensorshard::Loader>>,
+}
+
+/// What an iteration has left out, once it has ended.
+type Skipped = Arc<Mutex<Vec<SkippedChunk>>>;
+
+fn skipped_list<'py>(py: Python<'py>, skipped: &[SkippedChunk]) -> PyResult<Bound<'py, PyList>> {
+    let list = PyList::empty(py);
+    for chunk in skipped {
+        let dict = PyDict::new(py);
+        dict.set_item(
+            "path",
+            chunk.path.as_ref().map(|path| path.display().to_string()),
+        )?;
+        dict.set_item("chunk", chunk.chunk)?;
+        dict.set_item("first_sample", chunk.first_sample)?;
+        dict.set_item("num_samples", chunk.num_samples)?;
+        dict.set_item("message", &chunk.message)?;
+        list.append(dict)?;
+    }
+    Ok(list)
 }
 
 fn shuffle_of(text: &str, window: Option<u32>) -> PyResult<Shuffle> {
@@ -226,6 +250,7 @@ impl Loader {
             origin,
             options,
             delivery: Arc::new(delivery),
+            skipped: Mutex::default(),
             open: Mutex::new(Local::new(loader)),
         })
     }
@@ -282,9 +307,12 @@ impl Loader {
             loader.set_epoch(epoch);
             Ok(loader.batches(batch_size))
         })?;
+        let skipped = Skipped::default();
+        *self.skipped.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&skipped);
         Ok(Batches {
             batches: Local::new(Mutex::new(Some(batches))),
             delivery: Arc::clone(&self.delivery),
+            skipped,
         })
     }
 
@@ -321,6 +349,22 @@ impl Loader {
             .map_err(raise)
     }
 
+    /// What the last iteration has left out, once it has ended.
+    fn skipped<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        let last = Arc::clone(&self.skipped.lock().unwrap_or_else(PoisonError::into_inner));
+        let chunks = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        skipped_list(py, &chunks)
+    }
+
+    /// Ends what was begun of a next epoch.
+    fn rest(&self) {
+        // Threads that do not know the interpreter, and end within a chunk.
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loader) = open.get() {
+            loader.rest();
+        }
+    }
+
     /// What happened in the iterations that have ended.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         stats_dict(py, &self.with(py, |loader| Ok(loader.stats()))?)
@@ -332,6 +376,40 @@ impl Loader {
 pub(crate) struct Batches {
     batches: Local<Mutex<Option<tensorshard::Batches>>>,
     delivery: Arc<Delivery>,
+    skipped: Skipped,
+}
+
+impl Batches {
+    /// The next batch. Signals are looked at while it is waited for.
+    fn advance(&self, py: Python<'_>) -> PyResult<Option<Batch>> {
+        let batches = self.batches.get().ok_or_else(|| forked("iterator"))?;
+        loop {
+            let step = py.detach(|| {
+                let mut batches = batches.lock().unwrap_or_else(PoisonError::into_inner);
+                let step = batches
+                    .as_mut()
+                    .map_or(Poll::Ready(None), |batches| batches.next_timeout(SLICE));
+                if matches!(step, Poll::Ready(None | Some(Err(_)))) {
+                    self.end(&mut batches);
+                }
+                step
+            });
+            match step {
+                Poll::Pending => py.check_signals()?,
+                Poll::Ready(None) => return Ok(None),
+                Poll::Ready(Some(Ok(batch))) => return Ok(Some(batch)),
+                Poll::Ready(Some(Err(error))) => return Err(raise(error)),
+            }
+        }
+    }
+
+    /// Ends the threads, and keeps what was left out.
+    fn end(&self, batches: &mut Option<tensorshard::Batches>) {
+        if let Some(batches) = batches.take() {
+            let mut skipped = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+            *skipped = batches.skipped();
+        }
+    }
 }
 
 #[pymethods]
@@ -341,36 +419,39 @@ impl Batches {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let batch = self.advance(py)?;
+        batch.map(|batch| self.delivery.dict(py, batch)).transpose()
+    }
+
+    /// The next batch, and its place in the epoch.
+    fn next_placed<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyDict>, u64)> {
+        let batch = self.advance(py)?;
+        let batch = batch.ok_or_else(|| PyStopIteration::new_err(()))?;
+        let step = batch.index();
+        Ok((self.delivery.dict(py, batch)?, step))
+    }
+
+    /// What was left out so far.
+    fn skipped<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         let batches = self.batches.get().ok_or_else(|| forked("iterator"))?;
-        loop {
-            let step = py.detach(|| {
-                let mut batches = batches.lock().unwrap_or_else(PoisonError::into_inner);
-                let step = batches
-                    .as_mut()
-                    .map_or(Poll::Ready(None), |batches| batches.next_timeout(SLICE));
-                if matches!(step, Poll::Ready(None | Some(Err(_)))) {
-                    *batches = None;
+        let chunks = py.detach(|| {
+            let batches = batches.lock().unwrap_or_else(PoisonError::into_inner);
+            match batches.as_ref() {
+                Some(batches) => batches.skipped(),
+                None => {
+                    let ended = self.skipped.lock().unwrap_or_else(PoisonError::into_inner);
+                    ended.clone()
                 }
-                step
-            });
-            match step {
-                Poll::Pending => py.check_signals()?,
-                Poll::Ready(None) => return Ok(None),
-                Poll::Ready(Some(Ok(batch))) => return self.delivery.dict(py, batch).map(Some),
-                Poll::Ready(Some(Err(error))) => return Err(raise(error)),
             }
-        }
+        });
+        skipped_list(py, &chunks)
     }
 
     /// Ends the threads; the iteration is over.
     fn close(&self, py: Python<'_>) {
         if let Some(batches) = self.batches.get() {
             py.detach(|| {
-                let ended = batches
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take();
-                drop(ended);
+                self.end(&mut batches.lock().unwrap_or_else(PoisonError::into_inner));
             });
         }
     }
@@ -390,7 +471,15 @@ impl Drop for Batches {
     fn drop(&mut self) {
         if let Some(batches) = self.batches.take() {
             // Threads end within a chunk; others may go on meanwhile.
-            Python::attach(|py| py.detach(|| drop(batches)));
+            let skipped = Arc::clone(&self.skipped);
+            Python::attach(|py| {
+                py.detach(|| {
+                    let batches = batches.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(batches) = batches {
+                        *skipped.lock().unwrap_or_else(PoisonError::into_inner) = batches.skipped();
+                    }
+                });
+            });
         }
     }
 }
@@ -404,6 +493,8 @@ fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, 
         ("chunks", stats.chunks),
         ("stored_bytes", stats.stored_bytes),
         ("decoded_bytes", stats.decoded_bytes),
+        ("visited_samples", stats.visited_samples),
+        ("planned_samples", stats.planned_samples),
         ("num_workers", stats.num_workers),
         ("pool_hits", stats.pool_hits),
         ("pool_misses", stats.pool_misses),
@@ -420,11 +511,13 @@ fn stats_dict<'py>(py: Python<'py>, stats: &LoaderStats) -> PyResult<Bound<'py, 
         ("planning", stats.planning),
         ("worker_busy", stats.worker_busy),
         ("worker_reading", stats.worker_reading),
+        ("worker_mapping", stats.worker_mapping),
         ("worker_idle", stats.worker_idle),
     ];
     for (name, time) in seconds {
         dict.set_item(name, time.as_secs_f64())?;
     }
+    dict.set_item("amplification", stats.amplification())?;
     dict.set_item("limit", stats.limit().name())?;
     dict.set_item("why", stats.why())?;
     Ok(dict)

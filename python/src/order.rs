@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tensorshard::{Dataset, IoMode, LoaderBuilder, Mixture, MixtureEnd, Split};
+use tensorshard::{Damaged, Dataset, IoMode, LoaderBuilder, Mixture, MixtureEnd, Split};
 
+use crate::bitmap::Bitmap;
 use crate::error::invalid;
 use crate::field::entry;
 
@@ -13,7 +14,8 @@ use crate::field::entry;
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     path: PathBuf,
-    mixture: Vec<(PathBuf, f64)>,
+    /// The selections of each are in its options.
+    mixture: Vec<(PathBuf, f64, LoaderBuilder)>,
     end: MixtureEnd,
     io: IoMode,
     verify_checksums: bool,
@@ -34,7 +36,11 @@ impl Origin {
             verify_checksums,
         };
         if let Some(order) = order {
-            origin.mixture = entry(order, "mixture")?.unwrap_or_default();
+            type Parts<'py> = Vec<(PathBuf, f64, Bound<'py, PyDict>)>;
+            for (path, weight, part) in entry::<Parts<'_>>(order, "mixture")?.unwrap_or_default() {
+                let part = select(&part, LoaderBuilder::default())?;
+                origin.mixture.push((path, weight, part));
+            }
             if let Some(samples) = entry(order, "num_samples")? {
                 origin.end = MixtureEnd::Samples(samples);
             } else if let Some(until) = entry::<String>(order, "until")? {
@@ -64,8 +70,8 @@ impl Origin {
             return options.open_dataset(&self.dataset(&self.path)?);
         }
         let mut mixture = Mixture::new().until(self.end);
-        for (path, weight) in &self.mixture {
-            mixture = mixture.add(&self.dataset(path)?, *weight);
+        for (path, weight, part) in &self.mixture {
+            mixture = mixture.add_part(&self.dataset(path)?, *weight, part);
         }
         options.open_mixture(&mixture)
     }
@@ -85,6 +91,31 @@ pub(crate) fn apply(
     if let Some(passes) = entry(dict, "repeat")? {
         options = options.repeat(passes);
     }
+    if let Some(epochs) = entry(dict, "epochs")? {
+        options = options.epochs(epochs);
+    }
+    if let Some(damaged) = entry::<String>(dict, "damaged")? {
+        options = options.damaged(match damaged.as_str() {
+            "error" => Damaged::Error,
+            "skip" => Damaged::Skip,
+            _ => {
+                return Err(invalid(format!(
+                    "damaged is \"error\" or \"skip\", not {damaged:?}"
+                )));
+            }
+        });
+    }
+    if let Some(weights) = entry::<Vec<f64>>(dict, "weights")? {
+        options = options.weights(weights);
+    }
+    select(dict, options)
+}
+
+/// The options with the samples that were selected.
+fn select(dict: &Bound<'_, PyDict>, mut options: LoaderBuilder) -> PyResult<LoaderBuilder> {
+    if let Some(bitmap) = entry::<Bitmap>(dict, "filter")? {
+        options = options.filter(bitmap.samples);
+    }
     if let Some((from, to)) = entry::<(u64, u64)>(dict, "range")? {
         options = options.range(from..to);
     }
@@ -93,9 +124,6 @@ pub(crate) fn apply(
     }
     if let Some(ids) = entry::<Vec<u64>>(dict, "indices")? {
         options = options.indices(ids);
-    }
-    if let Some(weights) = entry::<Vec<f64>>(dict, "weights")? {
-        options = options.weights(weights);
     }
     if let Some((from, to, by, seed)) = entry::<(f64, f64, String, u64)>(dict, "split")? {
         let split = match by.as_str() {

@@ -13,6 +13,7 @@ when it is imported itself.
 import os as _os
 
 from . import _tensorshard
+from ._bitmap import Bitmap
 from ._dataset import Dataset
 from ._errors import (
     CorruptError,
@@ -29,11 +30,13 @@ from ._errors import (
 )
 from ._files import convert, export, inspect, merge, salvage, verify
 from ._loader import Loader
+from ._selection import Part
 from ._writer import Field, ShardWriter
 
 __version__ = _tensorshard.__version__
 
 __all__ = [
+    "Bitmap",
     "CorruptError",
     "Dataset",
     "Field",
@@ -42,6 +45,7 @@ __all__ = [
     "LimitExceededError",
     "Loader",
     "NotFoundError",
+    "Part",
     "ShardWriter",
     "StateMismatchError",
     "StorageError",

@@ -5,31 +5,41 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import _tensorshard
+from ._bitmap import Bitmap
 from ._dtypes import dtype_name
 from ._errors import InvalidArgumentError
 from ._outputs import Convert, convert_batch, converter
+from ._selection import Part, selection
 
 Batch = dict[str, Any]
+#: Takes a batch, the epoch and the batch's place in it.
+Function = Callable[[Batch, int, int], Any]
 
 
-class Batches(Iterator[Batch]):
+class Batches(Iterator[Any]):
     """The batches of one epoch. Threads decode ahead until it ends, is closed, or is dropped."""
 
-    def __init__(self, native: _tensorshard.Batches, convert: Convert, epoch: int) -> None:
+    def __init__(
+        self, native: _tensorshard.Batches, convert: Convert | None, function: Function | None, epoch: int
+    ) -> None:
         self._native = native
         self._convert = convert
+        self._function = function
         #: The epoch.
         self.epoch = epoch
 
     def __iter__(self) -> Batches:
         return self
 
-    def __next__(self) -> Batch:
-        return convert_batch(self._native.__next__(), self._convert)
+    def __next__(self) -> Any:
+        batch, step = self._native.next_placed()
+        if self._convert is not None:
+            batch = convert_batch(batch, self._convert)
+        return batch if self._function is None else self._function(batch, self.epoch, step)
 
     def close(self) -> None:
         """Ends the threads; the iteration is over."""
@@ -38,6 +48,10 @@ class Batches(Iterator[Batch]):
     def stats(self) -> dict[str, Any]:
         """What happened so far: counts, bytes, seconds, and under `why` what the loop waits for."""
         return self._native.stats()
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """With `damaged="skip"`, the chunks that were left out so far; after the last batch, all of the epoch."""
+        return self._native.skipped()
 
 
 class Loader:
@@ -52,12 +66,15 @@ class Loader:
 
     Args:
         path: The dataset's folder, or one shard; or a dict of such paths and weights: datasets that take turns in this
-            proportion.
+            proportion; or a list of `Part`, for parts of datasets.
         batch_size: Samples of a batch.
         shuffle: False or `"none"`; True or `"windowed"`: chunks in random order, their samples mixed within
             `shuffle_window` chunks; `"exact"`: uniform over all samples.
         seed: The seed of the order.
         epoch: The first epoch.
+        epochs: How many epochs there will be: while each but the last drains, the first batches of the next are
+            decoded, so that there is no pause. Unless given, epochs are expected to go on once two have followed each
+            other. `close` frees what nobody will ask for. Never changes the order.
         fields: Only these fields, in this order; the others are never read.
         dtype: The dtype of all float fields without an output of their own: f32, f16, bf16 or f64.
         drop_last: Leave out the last batch if it is short: `tail="drop"`.
@@ -84,6 +101,7 @@ class Loader:
         indices: Only these samples, in this order where nothing is shuffled; they may repeat.
         split: Only a part that is drawn by hash, as for training and validation: `(0, 0.9)`, or `(0, 0.9, "key")` by
             the samples' keys, or with a seed, `(0, 0.9, "id", 1)`.
+        filter: Only the samples of a `Bitmap`.
         weights: With `shuffle="exact"`, draws samples in proportion to these weights, with replacement.
         until: When an epoch of a mixture ends: `"first_exhausted"`, `"all_exhausted"` or a number of samples.
         lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
@@ -93,11 +111,17 @@ class Loader:
         memory_budget: Bytes that open batches may take, 1 GiB unless given. Never changes the order.
         io: How files are read: `"auto"`, `"mmap"` or `"read"`.
         verify_checksums: Compare checksums before decoding.
+        damaged: What happens to damaged chunks: `"error"`, or `"skip"`, which leaves their samples out; `skipped` lists
+            them.
+        map: A function that is called with each batch, its epoch and its step, as `map(batch, epoch, step)`, in the
+            thread that iterates: what it returns is delivered in place of the batch, and what it raises passes through
+            (the batch counts as delivered then, and the iteration can go on). Seed what is random in it with the epoch
+            and the step, or with `sample_ids`, and an epoch is the same every time and wherever it is resumed.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] | Mapping[str, float],
+        path: str | os.PathLike[str] | Mapping[str, float] | Sequence[Part],
         batch_size: int = 64,
         shuffle: bool | str = False,
         seed: int = 0,
@@ -123,6 +147,7 @@ class Loader:
         every_nth: tuple[int, int] | None = None,
         indices: Sequence[int] | None = None,
         split: tuple[Any, ...] | None = None,
+        filter: Bitmap | None = None,
         weights: Sequence[float] | None = None,
         until: str | int = "first_exhausted",
         shuffle_window: int | None = None,
@@ -131,6 +156,9 @@ class Loader:
         memory_budget: int | None = None,
         io: str = "auto",
         verify_checksums: bool = True,
+        damaged: str = "error",
+        epochs: int | None = None,
+        map: Function | None = None,
     ) -> None:
         # Kept to be pickled: a process that is spawned opens the dataset anew.
         self._arguments: dict[str, Any] = {
@@ -140,16 +168,16 @@ class Loader:
             "replicas": replicas,
             "global_batch_size": global_batch_size,
             "repeat": repeat,
-            "range": range,
-            "every_nth": every_nth,
-            "indices": None if indices is None else [int(i) for i in indices],
+            "damaged": damaged,
+            "epochs": epochs,
+            **selection(range, every_nth, indices, split, filter),
             "weights": None if weights is None else [float(w) for w in weights],
-            # From, to, by, seed.
-            "split": None if split is None else (*split, *("id", 0)[len(split) - 2 :]),
             "num_samples" if isinstance(until, int) else "until": until,
         }
         if isinstance(path, Mapping):
-            order["mixture"] = [(os.fspath(part), float(weight)) for part, weight in path.items()]
+            path = [Part(part, weight) for part, weight in path.items()]
+        if not isinstance(path, (str, os.PathLike)):
+            order["mixture"] = [part.native() for part in path]
             if not order["mixture"]:
                 raise InvalidArgumentError("a mixture has at least one dataset")
             first: str = order["mixture"][0][0]
@@ -179,6 +207,7 @@ class Loader:
                 )
             own.append((name, _output(options)))
         self._convert = converter(output, pin_memory)
+        self._function = map
         self._native = _tensorshard.Loader(
             first,
             fields=None if fields is None else list(fields),
@@ -287,13 +316,18 @@ class Loader:
         """Batches of an epoch, the same on every rank."""
         return self._native.num_batches(self._batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         epoch = self._next_epoch
         native = self._native.batches(self._batch_size, epoch)
         self._next_epoch = epoch + 1
-        if self._convert is None:
+        if self._convert is None and self._function is None:
             return native
-        return Batches(native, self._convert, epoch)
+        return Batches(native, self._convert, self._function, epoch)
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """With `damaged="skip"`, the chunks that the last iteration has left out, once it has ended: `path`, `chunk`,
+        `first_sample`, `num_samples`, and under `message` what is wrong."""
+        return self._native.skipped()
 
     def stats(self) -> dict[str, Any]:
         """What happened in the iterations that have ended: counts, bytes, seconds, and under `why` one sentence on
@@ -307,7 +341,9 @@ class Loader:
         self.close()
 
     def close(self) -> None:
-        """Nothing has to be closed: threads belong to iterators, and end with them. For `with` statements."""
+        """Ends the threads and frees the batches of a next epoch that was begun and that nobody will ask for. Others
+        belong to iterators, and end with them."""
+        self._native.rest()
 
     def __reduce__(self) -> Any:
         arguments = dict(self._arguments, epoch=self._next_epoch)

@@ -183,8 +183,9 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
         return state
 
 
-def _is_empty(batch: Mapping[str, Any]) -> bool:
-    return all(len(value) == 0 for value in batch.values())
+def _is_empty(batch: Any) -> bool:
+    # What `map` returns is anything.
+    return isinstance(batch, dict) and all(len(value) == 0 for value in batch.values())
 
 
 def dequantize(

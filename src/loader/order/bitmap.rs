@@ -1,7 +1,10 @@
 //! A set of samples with one bit for each, and counts that make finding the n-th of them cheap. Pure.
 
 use super::bijection::hash;
+use crate::error::{Error, Result};
 
+/// The first bytes of a set that was written.
+const MAGIC: &[u8; 8] = b"tsbitmap";
 /// Words that share a count.
 const GROUP: usize = 8;
 
@@ -42,6 +45,79 @@ impl Bitmap {
             self.count += ones(group);
         }
         self
+    }
+
+    /// The samples whose entry is true.
+    pub fn from_mask(mask: &[bool]) -> Self {
+        let mut bitmap = Self::new(mask.len() as u64);
+        for (sample, _) in (0..).zip(mask).filter(|(_, is_in)| **is_in) {
+            bitmap.set(sample);
+        }
+        bitmap.finish()
+    }
+
+    /// The set in bytes: `tsbitmap`, the number of samples, [`Bitmap::digest`], and words of 64 samples each, the first
+    /// in the lowest bit; all little-endian.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(24 + self.words.len() * 8);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&self.len.to_le_bytes());
+        out.extend_from_slice(&self.digest().to_le_bytes());
+        for word in &self.words {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    /// The set that [`Bitmap::to_bytes`] has written.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged, or something else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let corrupt = |what: &'static str, expected: String, found: String| {
+            Err(Error::corrupt(what, expected, found))
+        };
+        let [magic, len, digest, words @ ..] = words else {
+            return corrupt(
+                "length of a bitmap",
+                "24 bytes or more".to_owned(),
+                bytes.len().to_string(),
+            );
+        };
+        if magic != MAGIC {
+            return corrupt(
+                "first bytes of a bitmap",
+                "tsbitmap".to_owned(),
+                format!("{magic:?}"),
+            );
+        }
+        let (len, digest) = (u64::from_le_bytes(*len), u64::from_le_bytes(*digest));
+        if words.len() as u64 != len.div_ceil(64) || !rest.is_empty() {
+            return corrupt(
+                "length of a bitmap",
+                format!("{} words for {len} samples", len.div_ceil(64)),
+                format!("{} bytes", bytes.len() - 24),
+            );
+        }
+        let bitmap = Self {
+            words: words.iter().map(|word| u64::from_le_bytes(*word)).collect(),
+            before: Vec::new(),
+            len,
+            count: 0,
+        };
+        let beyond = bitmap
+            .words
+            .last()
+            .is_some_and(|word| len % 64 != 0 && word >> (len % 64) != 0);
+        if beyond || bitmap.digest() != digest {
+            return corrupt(
+                "digest of a bitmap",
+                format!("{digest:016x}"),
+                format!("{:016x}", bitmap.digest()),
+            );
+        }
+        Ok(bitmap.finish())
     }
 
     /// The number of samples of the dataset that this was made for.
@@ -140,6 +216,32 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn bytes_and_back_are_the_same_and_damage_is_found() -> Result<()> {
+        for len in [0, 1, 64, 70, 700] {
+            let mask: Vec<bool> = (0..len).map(|i| i % 3 == 1).collect();
+            let bitmap = Bitmap::from_mask(&mask);
+            let bytes = bitmap.to_bytes();
+            let back = Bitmap::from_bytes(&bytes)?;
+            assert_eq!(back.digest(), bitmap.digest());
+            assert_eq!((back.len(), back.count()), (bitmap.len(), bitmap.count()));
+            assert!(
+                (0..)
+                    .zip(&mask)
+                    .all(|(i, &is_in)| back.contains(i) == is_in)
+            );
+            for end in 0..bytes.len() {
+                assert!(Bitmap::from_bytes(&bytes[..end]).unwrap_err().is_corrupt());
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut bad = bytes.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(Bitmap::from_bytes(&bad).unwrap_err().is_corrupt(), "{bit}");
+            }
+        }
+        Ok(())
     }
 
     #[test]
