@@ -294,7 +294,12 @@ impl Job {
             let options = SimpleFileOptions::default()
                 .compression_method(CompressionMethod::Stored)
                 .large_file(true);
-            zip.start_file(format!("{}.npy", field.name()), options)
+            // Whoever unpacks the archive writes files of these names.
+            let name = match field.name().split('/').all(is_file_name) {
+                true => format!("{}.npy", field.name()),
+                false => format!("field-{i}.npy"),
+            };
+            zip.start_file(name, options)
                 .map_err(|e| failed(e.into()))?;
             let one = self.dataset.select([field.name()])?;
             let done = i as u64 * self.num_samples();

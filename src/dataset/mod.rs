@@ -132,6 +132,7 @@ impl DatasetBuilder {
     /// `Io` if it is not there, `Corrupt` if it is damaged, `Unsupported` if it needs a newer reader.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Dataset> {
         let path = path.as_ref();
+        storage::check_not_empty("open", path)?;
         if path.file_name().is_some_and(|name| name == MANIFEST_NAME) {
             let folder = path
                 .parent()

@@ -238,11 +238,27 @@ pub(crate) fn remove_file(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Refuses the empty path: joined with a name it would be the current folder, which nobody has asked for.
+///
+/// # Errors
+/// `Io`, as the system says of such a path.
+pub(crate) fn check_not_empty(operation: &'static str, path: &Path) -> Result<()> {
+    if !path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let error = std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        "the path is empty; `.` is the current folder",
+    );
+    Err(Error::io(operation, path, error))
+}
+
 /// Makes a folder and those it is in, durable in the one that was there.
 ///
 /// # Errors
 /// `Io`.
 pub(crate) fn create_folder(path: &Path) -> Result<()> {
+    check_not_empty("create folder", path)?;
     let missing: Vec<&Path> = path
         .ancestors()
         .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
