@@ -71,6 +71,7 @@ pub use loader::{
     Batches, Bitmap, Damaged, Distribution, Limit, Loader, LoaderBuilder, LoaderState, LoaderStats,
     MapOrdered, Mixture, MixtureEnd, Shuffle, SkippedChunk, Split, Tail,
 };
+pub use pool::{HostAllocator, HostMemory};
 pub use quant::{
     AbsErrorParams, AffineParams, Calibrator, CodebookParams, ErrorBound, Fp8Params, Granularity,
     MxFormat, MxParams, NonFinite, QuantParams, QuantSpec, Scales,

@@ -1,8 +1,12 @@
-//! Recycled, reference-counted buffers: a batch that its consumer has dropped is memory for the next one.
+//! Recycled, reference-counted buffers: a batch that its consumer has dropped is memory for the next one. Or memory of
+//! somebody else's, who recycles it: pinned for a GPU, say.
 
+use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
+use crate::error::{Error, Result};
 use crate::kernel::pages::{self, ALIGN, Part};
 use crate::kernel::stream;
 use crate::sync::Mutex;
@@ -15,10 +19,29 @@ const SLAB: usize = 16 << 20;
 /// The most buffers that are made together.
 const SLAB_BUFFERS: usize = 1024;
 
+/// Bytes on the host that belong to somebody else, and stay where they are.
+pub trait HostMemory: AsRef<[u8]> + AsMut<[u8]> + Send + Sync {}
+
+impl<T: AsRef<[u8]> + AsMut<[u8]> + Send + Sync> HostMemory for T {}
+
+/// Makes the memory that batches are decoded into, in place of the loader's own pool: pinned memory, from which a GPU
+/// copies by itself, or memory that other processes see.
+///
+/// It is asked once for each array of each batch, on the thread that takes batches, and recycles memory itself: what it
+/// gave is dropped with the last view of the batch.
+pub trait HostAllocator: fmt::Debug + Send + Sync {
+    /// At least `num_bytes` bytes, of any value, that start at a multiple of 64.
+    ///
+    /// # Errors
+    /// Whatever kept it from doing so; the epoch ends with it.
+    fn allocate(&self, num_bytes: usize) -> io::Result<Box<dyn HostMemory>>;
+}
+
 /// A pool of buffers. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BufferPool {
     inner: Arc<Inner>,
+    allocator: Option<Arc<dyn HostAllocator>>,
 }
 
 #[derive(Debug, Default)]
@@ -41,8 +64,8 @@ struct Free {
     made: usize,
 }
 
-impl std::fmt::Debug for Free {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Free {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Free")
             .field("buffers", &self.buffers.len())
             .field("bytes", &self.bytes)
@@ -92,10 +115,24 @@ impl Free {
     }
 }
 
+enum Memory {
+    Part(Part),
+    Host(Box<dyn HostMemory>),
+}
+
+impl Memory {
+    fn len(&self) -> usize {
+        match self {
+            Self::Part(part) => part.len(),
+            Self::Host(memory) => memory.as_ref().as_ref().len(),
+        }
+    }
+}
+
 /// A buffer on loan. Its bytes are initialized, but may be those of its last use.
 pub(crate) struct PooledBuffer {
     /// `Some` until it is dropped.
-    memory: Option<Part>,
+    memory: Option<Memory>,
     len: usize,
     pool: Arc<Inner>,
 }
@@ -109,40 +146,73 @@ pub(crate) struct PoolStats {
     pub(crate) misses: u64,
 }
 
+impl Inner {
+    /// A buffer of the pool's own.
+    fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
+        self.lend(self.recycle(len).map(Memory::Part), len)
+    }
+
+    fn lend(self: &Arc<Self>, memory: Option<Memory>, len: usize) -> PooledBuffer {
+        let bytes = memory.as_ref().map_or(0, Memory::len) as u64;
+        let in_use = self.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak.fetch_max(in_use, Ordering::Relaxed);
+        PooledBuffer {
+            memory,
+            len,
+            pool: Arc::clone(self),
+        }
+    }
+
+    fn recycle(&self, len: usize) -> Option<Part> {
+        let need = len.next_multiple_of(ALIGN);
+        let keep = self.keep.load(Ordering::Relaxed);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let recycled = free.recycle(need);
+        let counter = if recycled.is_some() {
+            &self.hits
+        } else {
+            &self.misses
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        recycled.or_else(|| free.make(need, keep))
+    }
+}
+
 impl BufferPool {
-    /// A pool that keeps up to `keep` bytes of returned buffers.
-    pub(crate) fn new(keep: u64) -> Self {
-        let pool = Self::default();
+    /// A pool that keeps up to `keep` bytes of returned buffers; or an allocator in place of it.
+    pub(crate) fn new(keep: u64, allocator: Option<Arc<dyn HostAllocator>>) -> Self {
+        let pool = Self {
+            allocator,
+            ..Self::default()
+        };
         pool.inner.keep.store(keep, Ordering::Relaxed);
         pool
     }
 
     /// A buffer of `len` bytes.
-    pub(crate) fn take(&self, len: usize) -> PooledBuffer {
-        let need = len.next_multiple_of(ALIGN);
-        let keep = self.inner.keep.load(Ordering::Relaxed);
-        let mut free = self
-            .inner
-            .free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let recycled = free.recycle(need);
-        let counter = if recycled.is_some() {
-            &self.inner.hits
-        } else {
-            &self.inner.misses
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        let memory = recycled.or_else(|| free.make(need, keep));
-        drop(free);
-        let bytes = memory.as_ref().map_or(0, Part::len) as u64;
-        let in_use = self.inner.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        self.inner.peak.fetch_max(in_use, Ordering::Relaxed);
-        PooledBuffer {
-            memory,
-            len,
-            pool: Arc::clone(&self.inner),
+    pub(crate) fn take(&self, len: usize) -> Result<PooledBuffer> {
+        match &self.allocator {
+            Some(allocator) if len > 0 => {
+                let memory = self.ask(allocator.as_ref(), len)?;
+                Ok(self.inner.lend(Some(Memory::Host(memory)), len))
+            }
+            _ => Ok(self.inner.take(len)),
         }
+    }
+
+    fn ask(&self, allocator: &dyn HostAllocator, len: usize) -> Result<Box<dyn HostMemory>> {
+        self.inner.misses.fetch_add(1, Ordering::Relaxed);
+        let error = |e| Error::io("allocate memory of a batch", "", e);
+        let memory = allocator.allocate(len).map_err(error)?;
+        let bytes: &[u8] = memory.as_ref().as_ref();
+        if bytes.len() < len || !(bytes.as_ptr() as usize).is_multiple_of(ALIGN) {
+            return Err(error(io::Error::other(format!(
+                "the allocator gave {} bytes at {:p} for {len} bytes at a multiple of {ALIGN}",
+                bytes.len(),
+                bytes.as_ptr()
+            ))));
+        }
+        Ok(memory)
     }
 
     /// True if the buffers in use are more than caches hold, so that streaming past the caches pays.
@@ -162,12 +232,9 @@ impl BufferPool {
 }
 
 impl PooledBuffer {
-    /// Another buffer of the same pool with the same bytes.
+    /// Another buffer with the same bytes, of the pool's own.
     pub(crate) fn copied(&self) -> Self {
-        let pool = BufferPool {
-            inner: Arc::clone(&self.pool),
-        };
-        let mut copy = pool.take(self.len);
+        let mut copy = self.pool.take(self.len);
         copy.as_mut().copy_from_slice(self.as_ref());
         copy
     }
@@ -176,7 +243,8 @@ impl PooledBuffer {
 impl AsMut<[u8]> for PooledBuffer {
     fn as_mut(&mut self) -> &mut [u8] {
         match &mut self.memory {
-            Some(part) => &mut part.as_mut()[..self.len],
+            Some(Memory::Part(part)) => &mut part.as_mut()[..self.len],
+            Some(Memory::Host(memory)) => &mut memory.as_mut().as_mut()[..self.len],
             None => &mut [],
         }
     }
@@ -185,7 +253,8 @@ impl AsMut<[u8]> for PooledBuffer {
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         match &self.memory {
-            Some(part) => &part.as_ref()[..self.len],
+            Some(Memory::Part(part)) => &part.as_ref()[..self.len],
+            Some(Memory::Host(memory)) => &memory.as_ref().as_ref()[..self.len],
             None => &[],
         }
     }
@@ -193,11 +262,14 @@ impl AsRef<[u8]> for PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        let Some(part) = self.memory.take() else {
+        let Some(memory) = self.memory.take() else {
             return;
         };
-        let bytes = part.len() as u64;
+        let bytes = memory.len() as u64;
         self.pool.in_use.fetch_sub(bytes, Ordering::Relaxed);
+        let Memory::Part(part) = memory else {
+            return;
+        };
         if bytes == 0 {
             return;
         }
@@ -214,8 +286,8 @@ impl Drop for PooledBuffer {
     }
 }
 
-impl std::fmt::Debug for PooledBuffer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for PooledBuffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PooledBuffer")
             .field("len", &self.len)
             .finish_non_exhaustive()
@@ -227,26 +299,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buffers_are_recycled_and_aligned() {
-        let pool = BufferPool::new(1 << 20);
-        let mut a = pool.take(1000);
+    fn buffers_are_recycled_and_aligned() -> Result<()> {
+        let pool = BufferPool::new(1 << 20, None);
+        let mut a = pool.take(1000)?;
         a.as_mut().fill(7);
         let address = a.as_ref().as_ptr();
         assert_eq!(address as usize % 64, 0);
         drop(a);
-        let b = pool.take(990);
+        let b = pool.take(990)?;
         assert_eq!((b.as_ref().as_ptr(), b.as_ref().len()), (address, 990));
         let stats = pool.stats();
         assert_eq!((stats.hits, stats.misses, stats.in_use), (1, 1, 1024));
+        Ok(())
     }
 
     #[test]
-    fn no_more_is_kept_than_was_asked_for() {
-        let pool = BufferPool::new(2048);
-        drop((pool.take(1024), pool.take(1024), pool.take(1024)));
+    fn no_more_is_kept_than_was_asked_for() -> Result<()> {
+        let pool = BufferPool::new(2048, None);
+        drop((pool.take(1024)?, pool.take(1024)?, pool.take(1024)?));
         let before = pool.stats();
-        drop((pool.take(1024), pool.take(1024), pool.take(1024)));
+        drop((pool.take(1024)?, pool.take(1024)?, pool.take(1024)?));
         assert_eq!(pool.stats().misses - before.misses, 1);
         assert_eq!(pool.stats().in_use, 0);
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use tensorshard::DType;
 
+use crate::allocator::owner_of;
 use crate::array::Span;
 use crate::error::invalid;
 
@@ -147,6 +148,12 @@ impl Tensor {
     #[getter]
     fn shape(&self) -> Vec<usize> {
         self.span.shape.clone()
+    }
+
+    /// The object of an allocator that owns these bytes, and where in it they start.
+    fn owner(&self, py: Python<'_>) -> Option<(Py<PyAny>, usize)> {
+        let elements: usize = self.span.shape.iter().product();
+        owner_of(py, self.span.address(), elements * self.span.dtype.size())
     }
 
     /// The same bits as unsigned integers.

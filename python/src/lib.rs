@@ -3,6 +3,7 @@
 //! Rust does the work without the interpreter's lock; arrays are views of the crate's buffers. Everything that needs no
 //! Rust is in `python/tensorshard/*.py`.
 
+mod allocator;
 mod array;
 mod batch;
 mod bitmap;

@@ -13,6 +13,7 @@ use tensorshard::{
     SkippedChunk, Tail,
 };
 
+use crate::allocator::Allocator;
 use crate::batch::{Delivery, RaggedAs};
 use crate::dtype;
 use crate::error::{forked, invalid, raise};
@@ -147,7 +148,7 @@ impl Loader {
         path, *, fields=None, outputs=None, dtype=None, shuffle="none", shuffle_window=None, seed=0,
         num_workers=0, prefetch=None, memory_budget=None, io="auto", verify_checksums=true, ragged="list",
         quantized=false, dlpack=false, sample_ids=false, rank=None, tail="short", lanes=None,
-        order=None
+        order=None, allocate=None
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords")]
     fn new(
@@ -172,6 +173,7 @@ impl Loader {
         tail: &str,
         lanes: Option<u32>,
         order: Option<&Bound<'_, PyDict>>,
+        allocate: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let mut options = LoaderBuilder::default()
             .shuffle(shuffle_of(shuffle, shuffle_window)?)
@@ -201,6 +203,9 @@ impl Loader {
         }
         if let Some(bytes) = memory_budget {
             options = options.memory_budget(bytes);
+        }
+        if let Some(allocate) = allocate {
+            options = options.allocator(Allocator::new(allocate));
         }
         let ragged = ragged_of(ragged)?;
         let mut own: Vec<(String, Option<RaggedAs>)> = Vec::new();

@@ -12,7 +12,7 @@ from . import _tensorshard
 from ._bitmap import Bitmap
 from ._dtypes import dtype_name
 from ._errors import InvalidArgumentError
-from ._outputs import Convert, convert_batch, converter
+from ._outputs import Convert, convert_batch, converter, torch_allocator
 from ._selection import Part, selection
 
 Batch = dict[str, Any]
@@ -87,7 +87,10 @@ class Loader:
         dequantize: `"cpu"`, or `"device"`: quantized fields come as codes with `NAME.scale` and `NAME.zero_point`, for
             `tensorshard.torch.dequantize`.
         sample_ids: Batches have their samples' indices under `sample_ids`.
-        pin_memory: With output `"torch"` where CUDA is there: batches in pinned memory.
+        pin_memory: With output `"torch"` where CUDA is there: batches are decoded into pinned memory of torch, from
+            which `.to("cuda", non_blocking=True)` copies by itself.
+        allocator: With output `"torch"`: what makes the memory that batches are decoded into. It gets a number of bytes
+            and gives a new flat `torch.uint8` tensor; `pin_memory` is such a one.
         rank, world_size: This process among those that share an epoch: each sample goes to one of them. What torchrun,
             Slurm or MPI say counts if they are not given. `batch_size` is that of one process.
         tail: What becomes of the samples at the end that do not fill a batch of all ranks: `"short"`, `"drop"`, or
@@ -136,6 +139,7 @@ class Loader:
         dequantize: str = "cpu",
         sample_ids: bool = False,
         pin_memory: bool = False,
+        allocator: Callable[[int], Any] | None = None,
         rank: int | None = None,
         world_size: int | None = None,
         tail: str | None = None,
@@ -206,7 +210,10 @@ class Loader:
                     f"outputs[{name!r}] has no option {sorted(unknown)[0]!r}; they are dtype, ragged and normalize"
                 )
             own.append((name, _output(options)))
-        self._convert = converter(output, pin_memory)
+        self._convert = converter(output, pin_memory, allocator is not None or pin_memory)
+        allocate = None
+        if output == "torch" and (pin_memory or allocator is not None):
+            allocate = torch_allocator(allocator, pin_memory)
         self._function = map
         self._native = _tensorshard.Loader(
             first,
@@ -229,6 +236,7 @@ class Loader:
             dlpack=output != "numpy",
             sample_ids=sample_ids,
             order={name: value for name, value in order.items() if value is not None},
+            allocate=allocate,
         )
         if global_batch_size is not None:
             shares = self.world_size // replicas

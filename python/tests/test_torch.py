@@ -59,6 +59,76 @@ def test_tensors_are_the_decoded_memory(latents: Path) -> None:
     assert len(addresses) < 19
 
 
+def shared_memory(num_bytes: int) -> Any:
+    return torch.empty(num_bytes, dtype=torch.uint8).share_memory_()
+
+
+def test_batches_are_decoded_into_the_memory_of_an_allocator(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    schema: dict[str, Any] = {
+        "x": ("f32", [24]),
+        "tokens": ("i32", [None]),
+        "i": ("i64", []),
+        "name": "string",
+    }
+    with tensorshard.ShardWriter(tmp_path / "d", schema, quantize={"x": "int8"}) as writer:
+        for i in range(60):
+            x, tokens = rng.standard_normal(24, "f4"), np.arange(i % 7, dtype="i4")
+            writer.append({"x": x, "tokens": tokens, "i": i, "name": f"{i}"})
+    variants: list[dict[str, Any]] = [{}, {"ragged": "padded"}, {"ragged": "concatenated"}, {"dequantize": "device"}]
+    for options in variants:
+        made: list[int] = []
+
+        def allocator(num_bytes: int) -> Any:
+            memory = shared_memory(num_bytes)
+            made.append(memory.data_ptr())  # noqa: B023
+            return memory
+
+        loader = tensorshard.Loader(tmp_path / "d", 8, True, output="torch", **options)
+        owned = tensorshard.Loader(tmp_path / "d", 8, True, output="torch", allocator=allocator, **options)
+        # All batches are kept while others are decoded.
+        pairs = list(zip(loader, owned, strict=True))
+        assert made
+        del owned
+        for expected, found in pairs:
+            assert expected.keys() == found.keys()
+            assert found["x"].is_shared() and found["i"].is_shared()
+            assert found["x"].data_ptr() in made
+            for name, value in expected.items():
+                if isinstance(value, torch.Tensor):
+                    assert value.dtype == found[name].dtype and torch.equal(value, found[name])
+                elif name == "tokens":
+                    assert all(map(torch.equal, value, found[name]))
+                    assert all(tokens.is_shared() for tokens in found[name] if len(tokens))
+                else:
+                    assert value == found[name]
+
+
+def test_an_allocator_that_does_not_do_is_an_error(latents: Path) -> None:
+    kept = torch.empty(1 << 20, dtype=torch.uint8)
+
+    def fails(num_bytes: int) -> Any:
+        raise RuntimeError("no memory is left to be pinned")
+
+    cases = [
+        (fails, "no memory is left to be pinned"),
+        (lambda n: torch.empty(n // 2, dtype=torch.uint8), "a multiple of 64"),
+        (lambda n: torch.empty(n, dtype=torch.float32), "a flat torch.uint8 tensor"),
+        (lambda n: bytearray(n), "a flat torch.uint8 tensor"),
+        (lambda n: kept, "in use"),
+    ]
+    for allocator, said in cases:
+        with pytest.raises(tensorshard.StorageError, match=said):
+            list(tensorshard.Loader(latents, 16, output="torch", allocator=allocator))
+    with pytest.raises(ValueError, match="output"):
+        tensorshard.Loader(latents, allocator=shared_memory)
+
+
+def test_memory_is_pinned_where_a_gpu_is(latents: Path) -> None:
+    batch = next(iter(tensorshard.Loader(latents, 16, output="torch", pin_memory=True)))
+    assert batch["x"].is_pinned() == torch.cuda.is_available()
+
+
 def test_capsules_that_nobody_takes_are_freed(latents: Path) -> None:
     batch = next(iter(tensorshard.Loader(latents, output="dlpack")))
     for version in (None, (1, 0)):

@@ -470,12 +470,12 @@ impl FieldLayout {
                 SlotLayout::Fixed(bytes) => bytes.checked_mul(num_samples),
                 SlotLayout::Offsets(offsets) => offsets.last().copied(),
             };
-            arrays.push((pool.take(total.ok_or_else(too_large)?), layout));
+            arrays.push((pool.take(total.ok_or_else(too_large)?)?, layout));
             return Ok(Some(Arc::new(parts)));
         };
         let mut push = |slot: usize| -> Result<()> {
             let total = slot.checked_mul(num_samples).ok_or_else(too_large)?;
-            arrays.push((pool.take(total), SlotLayout::Fixed(slot)));
+            arrays.push((pool.take(total)?, SlotLayout::Fixed(slot)));
             Ok(())
         };
         push(*bytes)?;

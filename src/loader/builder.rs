@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::dataset::{Dataset, FieldLayout, FieldOutput};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::pool::BufferPool;
+use crate::pool::{BufferPool, HostAllocator};
 use crate::storage::IoMode;
 
 use super::damaged::Damaged;
@@ -58,6 +58,7 @@ pub struct LoaderBuilder {
     io: IoMode,
     verify_checksums: bool,
     pub(super) damaged: Damaged,
+    allocator: Option<Arc<dyn HostAllocator>>,
 }
 
 impl Default for LoaderBuilder {
@@ -84,6 +85,7 @@ impl Default for LoaderBuilder {
             io: IoMode::Auto,
             verify_checksums: true,
             damaged: Damaged::Error,
+            allocator: None,
         }
     }
 }
@@ -240,6 +242,13 @@ impl LoaderBuilder {
         self
     }
 
+    /// What makes the memory that batches are decoded into, in place of the loader's own pool: pinned for a GPU, or
+    /// shared with other processes. Never changes the order.
+    pub fn allocator(mut self, allocator: impl HostAllocator + 'static) -> Self {
+        self.allocator = Some(Arc::new(allocator));
+        self
+    }
+
     /// How files are read.
     pub fn io(mut self, io: IoMode) -> Self {
         self.io = io;
@@ -338,7 +347,7 @@ impl LoaderBuilder {
             Source::new(&store.dataset, store.dataset.num_shards(), selection)
         });
         let sources = sources.collect::<Result<Vec<Source>>>()?;
-        let pool = BufferPool::new(self.memory_budget);
+        let pool = BufferPool::new(self.memory_budget, self.allocator.clone());
         let draws = self.draws(&sources[0].geometry)?;
         Ok(Loader {
             stores: stores.into(),

@@ -276,7 +276,9 @@ impl Batches {
             match state.deliver(&context) {
                 Delivery::Batch(mut batch) => {
                     if let Some(kept) = self.skips.kept(&batch.sample_ids) {
-                        batch.retain(&kept, &self.layouts, &self.pool);
+                        if let Err(error) = batch.retain(&kept, &self.layouts, &self.pool) {
+                            return Poll::Ready(Some(Err(error)));
+                        }
                         // Ranks have as many steps as each other, whatever they leave out.
                         if batch.is_empty() && !self.shared {
                             continue;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::error::Result;
 use crate::pool::{BufferPool, PooledBuffer};
 
 use super::values::Values;
@@ -11,49 +12,56 @@ use super::{Batch, FieldBatch, FieldLayout, RaggedParts};
 
 impl Batch {
     /// Keeps some of the samples, in their order; `layouts` are those of the fields.
-    pub(crate) fn retain(&mut self, keep: &[bool], layouts: &[FieldLayout], pool: &BufferPool) {
+    pub(crate) fn retain(
+        &mut self,
+        keep: &[bool],
+        layouts: &[FieldLayout],
+        pool: &BufferPool,
+    ) -> Result<()> {
         for (field, layout) in self.fields.iter_mut().zip(layouts) {
-            field.retain(keep, layout.scales.is_some(), pool);
+            field.retain(keep, layout.scales.is_some(), pool)?;
         }
         let real = keep.len() - self.num_padded.min(keep.len());
         self.num_padded = keep[real..].iter().filter(|&&keep| keep).count();
         let mut kept = keep.iter();
         self.sample_ids
             .retain(|_| kept.next().copied().unwrap_or(true));
+        Ok(())
     }
 }
 
 impl FieldBatch {
-    fn retain(&mut self, keep: &[bool], own_scales: bool, pool: &BufferPool) {
+    fn retain(&mut self, keep: &[bool], own_scales: bool, pool: &BufferPool) -> Result<()> {
         let before = self.num_samples;
         let after = keep.iter().filter(|&&keep| keep).count();
         let rows = |bytes: &[u8]| {
             let row = bytes.len().checked_div(before).unwrap_or(0);
             gather(bytes, kept(keep).map(|i| i * row..(i + 1) * row), pool)
         };
-        let own = |bytes: &Bytes| Bytes::from_owner(rows(bytes));
+        let own = |bytes: &Bytes| rows(bytes).map(Bytes::from_owner);
         self.num_samples = after;
         if own_scales {
-            self.scales = self.scales.as_ref().map(own);
-            self.zero_points = self.zero_points.as_ref().map(own);
+            self.scales = self.scales.as_ref().map(own).transpose()?;
+            self.zero_points = self.zero_points.as_ref().map(own).transpose()?;
         }
         let Some(parts) = &self.ragged else {
-            self.data = Values::new(rows(self.data.as_slice()));
+            self.data = Values::new(rows(self.data.as_slice())?);
             self.shape[0] = after;
-            return;
+            return Ok(());
         };
         let new = parts.retain(keep);
         if parts.padded.is_some() {
-            self.data = Values::new(rows(self.data.as_slice()));
+            self.data = Values::new(rows(self.data.as_slice())?);
             self.shape[0] = after;
         } else {
             let ranges = kept(keep).map(|i| parts.byte_offsets[i]..parts.byte_offsets[i + 1]);
-            self.data = Values::new(gather(self.data.as_slice(), ranges, pool));
+            self.data = Values::new(gather(self.data.as_slice(), ranges, pool)?);
             // Entries of the first axis: whole rows, or elements.
             let entries = new.offsets.last().copied().unwrap_or(0);
             self.shape[0] = usize::try_from(entries).unwrap_or(0);
         }
         self.ragged = Some(Arc::new(new));
+        Ok(())
     }
 }
 
@@ -96,14 +104,14 @@ fn gather(
     bytes: &[u8],
     ranges: impl Iterator<Item = std::ops::Range<usize>> + Clone,
     pool: &BufferPool,
-) -> PooledBuffer {
+) -> Result<PooledBuffer> {
     let total = ranges.clone().map(|range| range.len()).sum();
-    let mut buffer = pool.take(total);
+    let mut buffer = pool.take(total)?;
     let mut at = 0;
     for range in ranges {
         let to = at + range.len();
         buffer.as_mut()[at..to].copy_from_slice(&bytes[range]);
         at = to;
     }
-    buffer
+    Ok(buffer)
 }

@@ -57,9 +57,9 @@ mod tests {
     use crate::pool::BufferPool;
 
     #[test]
-    fn views_keep_what_they_saw_when_values_change() {
-        let pool = BufferPool::new(1 << 20);
-        let mut buffer = pool.take(4);
+    fn views_keep_what_they_saw_when_values_change() -> crate::Result<()> {
+        let pool = BufferPool::new(1 << 20, None);
+        let mut buffer = pool.take(4)?;
         buffer.as_mut().copy_from_slice(b"abcd");
         let mut values = Values::new(buffer);
         let at = values.as_slice().as_ptr();
@@ -78,5 +78,6 @@ mod tests {
         );
         drop((view, clone, values));
         assert_eq!(pool.stats().in_use, 0);
+        Ok(())
     }
 }
