@@ -336,18 +336,8 @@ impl Dataset {
         if let Some(shard) = &self.inner.single {
             return Ok(Arc::clone(shard));
         }
-        {
-            let mut open = self
-                .inner
-                .open
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            open.clock += 1;
-            let clock = open.clock;
-            if let Some((shard, used)) = open.shards.get_mut(&ordinal) {
-                *used = clock;
-                return Ok(Arc::clone(shard));
-            }
+        if let Some(shard) = self.open_already(ordinal) {
+            return Ok(shard);
         }
         let shard = Arc::new(self.open_shard(ordinal)?);
         let mut open = self
@@ -369,6 +359,33 @@ impl Dataset {
         Ok(Arc::clone(
             &open.shards.entry(ordinal).or_insert((shard, clock)).0,
         ))
+    }
+
+    fn open_already(&self, ordinal: u64) -> Option<Arc<ShardReader>> {
+        let mut open = self
+            .inner
+            .open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.clock += 1;
+        let clock = open.clock;
+        let (shard, used) = open.shards.get_mut(&ordinal)?;
+        *used = clock;
+        Some(Arc::clone(shard))
+    }
+
+    /// Says that a chunk will be read soon, unless only some of its fields will, or its shard is not open yet.
+    pub(crate) fn will_read(&self, shard: u64, chunk: u64) {
+        if self.selected().len() < self.schema().fields().len() {
+            return;
+        }
+        let shard = match &self.inner.single {
+            Some(single) => Some(Arc::clone(single)),
+            None => self.open_already(shard),
+        };
+        if let Some(shard) = shard {
+            shard.will_read(chunk);
+        }
     }
 
     fn open_shard(&self, ordinal: u64) -> Result<ShardReader> {

@@ -409,6 +409,14 @@ impl Running {
         } else {
             None
         };
+        // The disk brings what waits for a worker. Of a chunk that is visited for a few samples, most is not needed.
+        let place = visit.place;
+        if runs.iter().map(|run| u64::from(run.count)).sum::<u64>()
+            >= u64::from(place.num_samples / 2)
+            && let Some(store) = context.stores.get(place.source as usize)
+        {
+            store.dataset.will_read(place.shard, place.chunk);
+        }
         let start = Instant::now();
         self.workers.send_decode(DecodeTask {
             place: visit.place,

@@ -220,6 +220,14 @@ impl ShardReader {
         self.chunk_at(chunk, entry, (first_sample, num_samples), scratch)
     }
 
+    /// Says that a chunk will be read soon.
+    pub(crate) fn will_read(&self, chunk: u64) {
+        if let Ok(entry) = self.index.get(chunk) {
+            let end = entry.offset.saturating_add(entry.chunk_len);
+            self.storage.will_read(entry.offset..end);
+        }
+    }
+
     /// Reads and checks the header of a chunk that is where `entry` says and has these samples: the first, and how many.
     pub(super) fn chunk_at(
         &self,

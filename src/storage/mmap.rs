@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 use super::file::open_regular;
-use super::{Storage, check_range};
+use super::{Storage, check_range, read_ahead};
 
 /// A whole file, mapped read-only.
 ///
@@ -175,6 +175,13 @@ impl Storage for MmapStorage {
         Ok(self
             .bytes
             .slice(check_range(&self.path, self.len(), &range)?))
+    }
+
+    fn will_read(&self, range: Range<u64>) {
+        if let (Some(map), Ok(range)) = (&self.map.map, check_range(&self.path, self.len(), &range))
+        {
+            read_ahead::will_read(map, range);
+        }
     }
 
     fn check(&self) -> Result<()> {

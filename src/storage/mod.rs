@@ -6,6 +6,7 @@ mod conformance;
 pub(crate) mod file;
 mod memory;
 pub(crate) mod mmap;
+mod read_ahead;
 pub(crate) mod record;
 
 pub(crate) use file::{
@@ -82,6 +83,9 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// # Errors
     /// As [`Storage::read`].
     fn bytes(&self, range: Range<u64>) -> Result<Bytes>;
+
+    /// Says that the bytes of `range` will be read soon.
+    fn will_read(&self, _range: Range<u64>) {}
 
     /// Asked after bytes in place were used, and before what was made of them is: they may have gone meanwhile.
     ///
