@@ -10,9 +10,12 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use common::forge::{Forge, first_shard};
 use common::{CODECS, Random};
+use serde_json::{Value, json};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Kind, Loader, QuantSpec, Result,
     Sample, ShardWriter, SplitId, TensorView, to_le_bytes,
@@ -340,6 +343,54 @@ fn loader_is_content(dataset: &Dataset) -> bool {
     loader.is_ok_and(|loader| loader.batches(3).all(|batch| batch.is_ok()))
 }
 
+/// Writes over some bytes. Headers and tables are a small part of them: most of the edits go there.
+fn edit(forged: &mut Forge, random: &mut Random) {
+    for _ in 0..=random.below(3) {
+        let len = forged.bytes.len();
+        let at = match random.below(4) {
+            0 => random.below(forged.header_len),
+            1 => forged.index.start + random.below(len - forged.index.start),
+            2 => {
+                let chunk = &forged.chunks[random.below(forged.chunks.len())];
+                chunk.at + random.below(chunk.header_len)
+            }
+            _ => random.below(len),
+        };
+        let value = match random.below(5) {
+            0 => random.next(),
+            1 => u64::MAX >> random.below(64),
+            2 => 1 << random.below(64),
+            3 => len as u64 - random.below(100) as u64,
+            _ => 0,
+        };
+        let width = [1, 2, 4, 8][random.below(4)].min(len - at);
+        forged.bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
+    }
+}
+
+/// Leaves a shard, and what we make of it, for the second reader (`tests/python/test_agreement.py`): the values of every
+/// field, or nothing if `verify` finds damage.
+fn record(folder: &Path, name: &str, bytes: &[u8], dataset: Option<&Dataset>) {
+    let values = |dataset: &Dataset| -> Option<Value> {
+        if !dataset.verify(&|_| ()).is_intact() {
+            return None;
+        }
+        let samples = read_all(dataset).unwrap();
+        let fields = dataset.fields().map(|field| {
+            let values = samples.iter().map(|sample| {
+                let tensor = sample.tensor(field.name()).unwrap();
+                let crc = crc32c::crc32c(tensor.data());
+                json!({ "shape": tensor.shape(), "crc32c": format!("{crc:08x}") })
+            });
+            (field.name().to_owned(), values.collect())
+        });
+        Some(Value::Object(fields.collect()))
+    };
+    fs::write(folder.join(format!("{name}.tshard")), bytes).unwrap();
+    let outcome = json!({ "fields": dataset.and_then(values) });
+    fs::write(folder.join(format!("{name}.json")), outcome.to_string()).unwrap();
+}
+
 #[test]
 fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
     let mut random = Random(5);
@@ -348,34 +399,21 @@ fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
         .iter()
         .map(|c| rich_shard(c))
         .collect::<Result<_>>()?;
+    let folder = std::env::var_os("TENSORSHARD_MUTANT_FOLDER").map(PathBuf::from);
     let mut accepted = 0;
     for mutant in 0..mutants {
         let mut forged = forges[mutant % forges.len()].clone();
-        // Headers and tables are a small part of the bytes: half of the edits go there.
-        for _ in 0..=random.below(3) {
-            let len = forged.bytes.len();
-            let at = match random.below(4) {
-                0 => random.below(forged.header_len),
-                1 => forged.index.start + random.below(len - forged.index.start),
-                2 => {
-                    let chunk = &forged.chunks[random.below(forged.chunks.len())];
-                    chunk.at + random.below(chunk.header_len)
-                }
-                _ => random.below(len),
-            };
-            let value = match random.below(5) {
-                0 => random.next(),
-                1 => u64::MAX >> random.below(64),
-                2 => 1 << random.below(64),
-                3 => len as u64 - random.below(100) as u64,
-                _ => 0,
-            };
-            let width = [1, 2, 4, 8][random.below(4)].min(len - at);
-            forged.bytes[at..at + width].copy_from_slice(&value.to_le_bytes()[..width]);
-        }
+        edit(&mut forged, &mut random);
         forged.sign();
         let what = format!("mutant {mutant}");
-        let Some(dataset) = check_bounded(&forged.bytes, &what) else {
+        let dataset = check_bounded(&forged.bytes, &what);
+        if let Some(folder) = &folder
+            && mutant % 4 == 0
+        {
+            let name = format!("mutant-{mutant}");
+            record(folder, &name, &forged.bytes, dataset.as_ref());
+        }
+        let Some(dataset) = dataset else {
             continue;
         };
         let read = read_all(&dataset);

@@ -411,20 +411,24 @@ impl ChunkHeader {
             ];
             for (role, _) in wanted.iter().filter(|(_, present)| *present) {
                 let found = streams.next();
-                if !found.is_some_and(|stream| stream.field == ordinal && stream.role == *role) {
-                    let error = Error::corrupt(
+                let here = found.filter(|s| s.field == ordinal && s.role == *role);
+                let checked = match here {
+                    // Its codec is known, also where no piece needs it.
+                    Some(stream) => codec::by_id(stream.codec).map(|_| ()),
+                    None => Err(Error::corrupt(
                         "stream table",
                         format_args!("a {role:?} stream"),
                         describe(found),
-                    );
-                    return Err(error.in_field(field.name()));
-                }
+                    )),
+                };
+                checked.map_err(|e| e.in_field(field.name()))?;
             }
-            let patched = streams
-                .peek()
-                .is_some_and(|s| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0);
-            if patched && field.quantizer().allows_patches() {
-                streams.next();
+            let is_patches =
+                |s: &&Stream| s.field == ordinal && s.role == Role::Patches && s.num_pieces > 0;
+            if field.quantizer().allows_patches()
+                && let Some(stream) = streams.next_if(is_patches)
+            {
+                codec::by_id(stream.codec).map_err(|e| e.in_field(field.name()))?;
             }
             if !field.is_lossy() {
                 continue;

@@ -17,6 +17,8 @@ pub(crate) const FOOTER_LEN: usize = 88;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub(crate) version_minor: u16,
+    /// Feature bits that a reader need not know.
+    pub(crate) compat: u32,
     pub(crate) shard_id: ShardId,
     pub(crate) num_samples: u64,
     pub(crate) num_chunks: u64,
@@ -38,7 +40,7 @@ impl Footer {
         out.put_u32(self.index_crc);
         out.put_u32(self.header_crc);
         version::put_version(self.version_minor, &mut out);
-        version::put_features(&mut out);
+        version::put_features(self.compat, &mut out);
         out.put_u64(0);
         let crc = checksum(&Context::structure(self.shard_id.0, FOOTER), &out);
         out.put_u32(crc);
@@ -72,7 +74,7 @@ impl Footer {
         expect_checksum("checksum of the footer", expected, footer_crc)?;
         let mut v = Cursor::new(version_and_features, "footer");
         let version_minor = version::read_version(&mut v)?;
-        version::read_features(&mut v)?;
+        let compat = version::read_features(&mut v)?;
         Cursor::new(reserved, "footer").reserved(8)?;
         expect_eq("file_len", file_len, claimed_len)?;
         expect_limit("num_samples", limits::SAMPLES, num_samples)?;
@@ -97,6 +99,7 @@ impl Footer {
         Ok((
             Self {
                 version_minor,
+                compat,
                 shard_id,
                 num_samples,
                 num_chunks,

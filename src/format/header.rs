@@ -16,6 +16,8 @@ pub(crate) const HEADER_FIXED: usize = 64;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShardHeader {
     pub(crate) version_minor: u16,
+    /// Feature bits that a reader need not know.
+    pub(crate) compat: u32,
     pub(crate) shard_id: ShardId,
     pub(crate) samples_per_chunk: u32,
     pub(crate) piece_bytes: u32,
@@ -34,7 +36,7 @@ impl ShardHeader {
         out.put(&SHARD_MAGIC);
         version::put_version(self.version_minor, &mut out);
         out.put_u32(header_len);
-        version::put_features(&mut out);
+        version::put_features(self.compat, &mut out);
         out.put(&self.shard_id.0);
         out.put_u32(self.samples_per_chunk);
         out.put_u32(self.piece_bytes);
@@ -78,7 +80,7 @@ impl ShardHeader {
         let shard_id = ShardId(c.array()?);
         let expected = checksum(&Context::structure(shard_id.0, SHARD_HEADER), body);
         expect_checksum("checksum of the shard header", expected, stored)?;
-        version::read_features(&mut Cursor::new(features, "shard header"))?;
+        let compat = version::read_features(&mut Cursor::new(features, "shard header"))?;
         let samples_per_chunk = c.u32()?;
         let piece_bytes = c.u32()?;
         let schema_len = c.u32()?;
@@ -99,6 +101,7 @@ impl ShardHeader {
         Ok((
             Self {
                 version_minor,
+                compat,
                 shard_id,
                 samples_per_chunk,
                 piece_bytes,

@@ -93,7 +93,7 @@ impl Manifest {
         let mut out = Vec::new();
         out.put(&MANIFEST_MAGIC);
         version::put_version(Schema::parse(schema_bytes)?.version_minor()?, &mut out);
-        version::put_features(&mut out);
+        version::put_features(0, &mut out);
         out.put_u32(if unfinished { FLAG_UNFINISHED } else { 0 });
         out.put_u64(
             (tail.len() as u64)

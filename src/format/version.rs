@@ -23,16 +23,16 @@ pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<u16> {
     Ok(minor)
 }
 
-/// Reads the `incompat` and `compat` bits, refusing unknown `incompat` bits.
-pub(crate) fn read_features(cursor: &mut Cursor<'_>) -> Result<()> {
-    let (incompat, _compat) = (cursor.u32()?, cursor.u32()?);
+/// Reads the `incompat` and `compat` bits, refusing unknown `incompat` bits. Returns the `compat` bits.
+pub(crate) fn read_features(cursor: &mut Cursor<'_>) -> Result<u32> {
+    let (incompat, compat) = (cursor.u32()?, cursor.u32()?);
     if incompat & !KNOWN_INCOMPAT != 0 {
         return Err(Error::unsupported(
             format!("format feature bits {incompat:#x}"),
             "the file needs features that this build does not know; use a newer tensorshard release",
         ));
     }
-    Ok(())
+    Ok(compat)
 }
 
 /// Writes the version; `minor` is [`Schema::version_minor`](super::schema::Schema::version_minor): a file is as old as
@@ -42,7 +42,7 @@ pub(crate) fn put_version(minor: u16, out: &mut Vec<u8>) {
     out.put_u16(minor);
 }
 
-pub(crate) fn put_features(out: &mut Vec<u8>) {
-    out.put_u32(0);
-    out.put_u32(0);
+pub(crate) fn put_features(compat: u32, out: &mut Vec<u8>) {
+    out.put_u32(KNOWN_INCOMPAT);
+    out.put_u32(compat);
 }

@@ -91,11 +91,11 @@ impl ShardReader {
         let (footer, footer_crc) = Footer::parse(footer_bytes, file_len)?;
         if footer.shard_id != header.shard_id
             || footer.header_crc != header_crc
-            || footer.version_minor != header.version_minor
+            || (footer.version_minor, footer.compat) != (header.version_minor, header.compat)
         {
             return Err(Error::corrupt(
                 "footer",
-                "the shard_id, header_crc and version of the header",
+                "the shard_id, header_crc, version and feature bits of the header",
                 "others",
             ));
         }
@@ -140,6 +140,7 @@ impl ShardReader {
     ) -> Self {
         let footer = Footer {
             version_minor: header.version_minor,
+            compat: header.compat,
             shard_id: header.shard_id,
             num_samples: 0,
             num_chunks: 0,

@@ -99,6 +99,7 @@ impl Scan {
             // What a lost header said: pieces are cut as every writer so far has cut them, or decoding them fails.
             None => ShardHeader {
                 version_minor: schema.version_minor()?,
+                compat: 0,
                 shard_id,
                 samples_per_chunk: 0,
                 piece_bytes: DEFAULT_PIECE_BYTES,

@@ -20,6 +20,7 @@ use super::encode::EncodedChunk;
 pub(crate) struct ShardFileWriter<S: Sink> {
     sink: S,
     version_minor: u16,
+    compat: u32,
     shard_id: ShardId,
     samples_per_chunk: u32,
     header_crc: u32,
@@ -38,6 +39,7 @@ impl<S: Sink> ShardFileWriter<S> {
         Ok(Self {
             sink,
             version_minor: header.version_minor,
+            compat: header.compat,
             shard_id: header.shard_id,
             samples_per_chunk: header.samples_per_chunk,
             header_crc,
@@ -166,6 +168,7 @@ impl<S: Sink> ShardFileWriter<S> {
     pub(crate) fn finish(mut self) -> Result<(ShardRecord, S)> {
         let footer = Footer {
             version_minor: self.version_minor,
+            compat: self.compat,
             shard_id: self.shard_id,
             num_samples: self.num_samples,
             num_chunks: u64::from(self.num_chunks),

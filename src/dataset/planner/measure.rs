@@ -135,6 +135,7 @@ impl Trial {
         let schema = Schema::new(vec![field])?;
         let header = ShardHeader {
             version_minor: schema.version_minor()?,
+            compat: 0,
             shard_id: ShardId([0; 16]),
             samples_per_chunk: sample.samples_per_chunk,
             piece_bytes: DEFAULT_PIECE_BYTES,

@@ -134,6 +134,7 @@ impl ShardFiles {
         }
         let header = ShardHeader {
             version_minor: self.version_minor,
+            compat: 0,
             shard_id,
             samples_per_chunk,
             piece_bytes: DEFAULT_PIECE_BYTES,
