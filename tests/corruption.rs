@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{CODECS, collect, small_dataset};
+use common::{CODECS, asked, collect, small_dataset};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Loader, QuantSpec, Result, Sample,
     ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
@@ -195,8 +195,7 @@ fn on_all_cores(n: usize, check: &(dyn Fn(usize) + Sync)) {
 /// flipped bits among them), truncations, zeros from each byte on.
 #[test]
 fn every_byte_of_every_kind_of_shard_matters() -> Result<()> {
-    let asked = std::env::var("TENSORSHARD_SUBSTITUTIONS").ok();
-    let substitutions: usize = asked.and_then(|n| n.parse().ok()).unwrap_or(15);
+    let substitutions = asked("TENSORSHARD_SUBSTITUTIONS", 15);
     for (name, shard) in shard_of_each_kind()? {
         let original = read_all(shard.clone())?;
         on_all_cores(shard.len(), &|at| {

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::forge::{Forge, first_shard};
-use common::{CODECS, Random};
+use common::{CODECS, Random, asked, random};
 use serde_json::{Value, json};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Kind, Loader, QuantSpec, Result,
@@ -68,12 +68,6 @@ fn largest_allocation<T>(f: impl FnOnce() -> T) -> (T, usize) {
     LARGEST.set(0);
     let out = f();
     (out, LARGEST.get())
-}
-
-/// A number from the environment, for longer runs.
-fn asked(name: &str, usual: usize) -> usize {
-    let value = std::env::var(name).ok();
-    value.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 /// A shard with fields of every kind: fixed, quantized with patches, ragged, text, free and split.
@@ -393,7 +387,7 @@ fn record(folder: &Path, name: &str, bytes: &[u8], dataset: Option<&Dataset>) {
 
 #[test]
 fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
-    let mut random = Random(5);
+    let mut random = random(5);
     let mutants = asked("TENSORSHARD_MUTANTS", 20_000);
     let forges: Vec<Forge> = CODECS
         .iter()
@@ -481,7 +475,7 @@ const DECODE_BOUND: usize = 5 << 20;
 #[test]
 fn bombs_are_refused_exactly() -> Result<()> {
     const LEN: usize = 4096;
-    let mut random = Random(6);
+    let mut random = random(6);
     for codec in CODECS {
         let forge = one_piece(codec, &text(LEN))?;
         let good = forge.payload().to_vec();

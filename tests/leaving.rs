@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::small_dataset;
+use common::{asked, small_dataset};
 use tensorshard::{IoMode, Loader, Result, ShardWriter, Shuffle};
 
 fn entries(folder: &str) -> usize {
@@ -26,11 +26,6 @@ fn resident() -> u64 {
         .parse()
         .unwrap();
     kib * 1024
-}
-
-fn leavers() -> usize {
-    let asked = std::env::var("TENSORSHARD_LEAVERS").ok();
-    asked.and_then(|n| n.parse().ok()).unwrap_or(200)
 }
 
 /// Everything in one test: other tests of this process would be counted.
@@ -61,7 +56,7 @@ fn check(path: &Path, shuffle: Shuffle, io: IoMode) -> Result<()> {
     leave(&loader, 100)?;
     let (threads, files) = (entries("/proc/self/task"), entries("/proc/self/fd"));
     let memory = resident();
-    leave(&loader, leavers())?;
+    leave(&loader, asked("TENSORSHARD_LEAVERS", 200))?;
     assert_eq!(entries("/proc/self/task"), threads, "threads");
     assert_eq!(entries("/proc/self/fd"), files, "open files");
     let more = resident().saturating_sub(memory);

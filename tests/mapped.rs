@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::Random;
+use common::{asked, random};
 use tensorshard::{
     DType, Dataset, FieldSpec, IoMode, Loader, Result, ShardWriter, TensorView, import,
 };
@@ -39,14 +39,13 @@ fn is_sample(id: u64, values: &[u8]) -> bool {
 
 /// Races: TENSORSHARD_RACES, or a number that takes about a second.
 fn races() -> u64 {
-    let asked = std::env::var("TENSORSHARD_RACES").ok();
-    asked.and_then(|n| n.parse().ok()).unwrap_or(100)
+    asked("TENSORSHARD_RACES", 100) as u64
 }
 
 #[test]
 fn a_file_that_is_truncated_while_it_is_read_is_an_error() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
-    let mut random = Random(11);
+    let mut random = random(11);
     let failed = AtomicU64::new(0);
     for codec in ["none", "lz4"] {
         let shard = dataset(&folder.path().join(codec), codec)?;
@@ -138,7 +137,7 @@ fn a_shard_that_is_written_in_place_never_gives_wrong_data() -> Result<()> {
     let path = folder.path().join("d");
     let shard = dataset(&path, "none")?;
     let intact = fs::read(&shard).unwrap();
-    let mut random = Random(12);
+    let mut random = random(12);
     for io in [IoMode::Mmap, IoMode::Read] {
         for _ in 0..races() / 4 {
             let stop = AtomicBool::new(false);

@@ -10,7 +10,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{Random, collect, elements, small_dataset, write_one_field};
+use common::{Random, collect, elements, random, small_dataset, write_one_field};
 use tensorshard::{
     Batch, CodecId, CodecSpec, DType, Dataset, ErrorKind, FieldOutput, FieldSpec, FilterId, IoMode,
     Kind, Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result, ShardWriter, Shuffle,
@@ -84,7 +84,7 @@ fn by_loader(path: &Path, field: &str, shuffle: Shuffle, io: IoMode) -> Result<V
 
 #[test]
 fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> {
-    let mut random = Random(1);
+    let mut random = random(1);
     let filters: [&[FilterId]; 6] = [
         &[],
         &[FilterId::BYTE_SHUFFLE],
@@ -150,7 +150,7 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
 
 #[test]
 fn splits_are_bit_exact_for_every_element_size_shape_and_filter() -> Result<()> {
-    let mut random = Random(11);
+    let mut random = random(11);
     let filters: [&[FilterId]; 3] = [
         &[],
         &[FilterId::FLOAT_ORDER],
@@ -220,7 +220,7 @@ fn splits_are_bit_exact_for_every_element_size_shape_and_filter() -> Result<()> 
 
 #[test]
 fn ragged_and_quantized_fields_can_be_split() -> Result<()> {
-    let mut random = Random(12);
+    let mut random = random(12);
     let dir = tempfile::tempdir().unwrap();
     let data: Vec<(Vec<usize>, Vec<u8>)> = [0usize, 3, 1, 40_000, 5, 90_000, 0, 2]
         .map(|n| (vec![n, 2], elements(DType::F32, 2 * n, &mut random)))
@@ -325,7 +325,7 @@ fn to_f64(dtype: DType, bytes: &[u8]) -> Vec<f64> {
 
 #[test]
 fn lossy_records_the_true_error_and_all_doors_agree() -> Result<()> {
-    let mut random = Random(2);
+    let mut random = random(2);
     for spec in lossy_specs() {
         for dtype in [DType::F16, DType::BF16, DType::F32, DType::F64] {
             if spec.resolve(dtype, Some(1)).is_err() {
@@ -472,7 +472,7 @@ fn patches_restore_what_a_quantizer_cannot_hold() -> Result<()> {
 #[test]
 fn largest_errors_hold_for_every_element_of_ragged_fields_too() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
-    let mut random = Random(11);
+    let mut random = random(11);
     let field = FieldSpec::ragged("x", DType::F32, [None, Some(5)])
         .quantize(QuantSpec::psnr(50.0))
         .filters([FilterId::DELTA]);
@@ -572,7 +572,7 @@ fn non_finite_values_are_an_error_by_default() {
 
 #[test]
 fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
-    let mut random = Random(3);
+    let mut random = random(3);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("d");
     let mut writer = ShardWriter::builder()
@@ -711,7 +711,7 @@ fn ragged_text_and_free_tensors_round_trip() -> Result<()> {
 
 #[test]
 fn extend_and_append_write_the_same() -> Result<()> {
-    let mut random = Random(4);
+    let mut random = random(4);
     let dir = tempfile::tempdir().unwrap();
     let x = elements(DType::F32, 1000 * 6, &mut random);
     let y = elements(DType::U16, 1000, &mut random);
@@ -831,7 +831,7 @@ fn output_dtypes_convert_and_normalize() -> Result<()> {
 
 #[test]
 fn every_preset_writes_every_dtype() -> Result<()> {
-    let mut random = Random(6);
+    let mut random = random(6);
     for preset in Preset::all() {
         for dtype in DType::all() {
             for shape in [vec![], vec![5], vec![3, 4]] {

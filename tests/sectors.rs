@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Random, small_dataset};
+use common::{Random, asked, random, small_dataset};
 use tensorshard::{Dataset, ErrorKind, Loader, Result, Sample, ShardWriter, Unlisted, salvage};
 
 fn builder(seed: u64) -> tensorshard::ShardWriterBuilder {
@@ -15,12 +15,6 @@ fn builder(seed: u64) -> tensorshard::ShardWriterBuilder {
         .samples_per_chunk(8)
         .max_shard_len(16_000)
         .shard_ids_from(seed)
-}
-
-/// A number from the environment, for longer runs.
-fn asked(name: &str, usual: usize) -> usize {
-    let value = std::env::var(name).ok();
-    value.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
 fn shards(path: &Path) -> Result<Vec<PathBuf>> {
@@ -63,7 +57,7 @@ fn no_sector_damage_is_silent_and_verify_says_what_the_loader_says() -> Result<(
     let files = shards(&path)?;
     let intact: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
     drop(original);
-    let mut random = Random(31);
+    let mut random = random(31);
     let (mut found, mut harmless) = (0, 0);
     for case in 0..asked("TENSORSHARD_SECTORS", 1500) {
         let mut bytes = intact.clone();

@@ -28,6 +28,17 @@ pub(crate) const CODECS: &[&str] = &[
     "prefix",
 ];
 
+/// A number from the environment, for longer runs; `usual` otherwise.
+pub(crate) fn asked(name: &str, usual: usize) -> usize {
+    let value = std::env::var(name).ok();
+    value.and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// Test data that are the same every time, or others if TENSORSHARD_SEED is given.
+pub(crate) fn random(stream: u64) -> Random {
+    Random(((asked("TENSORSHARD_SEED", 0) as u64) << 16) + stream)
+}
+
 /// SplitMix64: reproducible test data without a dependency.
 pub(crate) struct Random(pub(crate) u64);
 
