@@ -57,8 +57,9 @@ pub use codec::{CodecId, CodecSpec};
 pub use dataset::{
     Batch, Damage, Dataset, DatasetBuilder, DatasetReport, ErrorReport, FieldBatch, FieldOutput,
     FieldReport, FieldSpec, Goal, MeasuredEncoding, MergeSummary, MissingChunks, Plan, Planner,
-    Preset, Ragged, SalvageReport, SalvagedShard, Sample, ShardCheck, ShardReport, ShardWriter,
-    ShardWriterBuilder, Unlisted, VerifyReport, WriteProgress, WriteSummary, merge, salvage,
+    Preset, Ragged, SalvageReport, SalvagedShard, Sample, Segment, ShardCheck, ShardReport,
+    ShardWriter, ShardWriterBuilder, Unlisted, VerifyReport, WriteProgress, WriteSummary, merge,
+    salvage,
 };
 pub use dtype::DType;
 pub use error::{Error, ErrorKind, Location, Result};
@@ -69,7 +70,7 @@ pub use format::shard_id::ShardId;
 pub use loader::BatchStream;
 pub use loader::{
     Batches, Bitmap, Damaged, Distribution, Limit, Loader, LoaderBuilder, LoaderState, LoaderStats,
-    MapOrdered, Mixture, MixtureEnd, Shuffle, SkippedChunk, Split, Tail,
+    MapOrdered, Mixture, MixtureEnd, Pack, Shuffle, SkippedChunk, Split, Tail, Windows,
 };
 pub use pool::{HostAllocator, HostMemory};
 pub use quant::{

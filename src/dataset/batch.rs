@@ -1,5 +1,6 @@
 //! Batches: many samples in one buffer for each field, reference counted, ready to be handed over without a copy.
 
+mod parts;
 mod retain;
 mod values;
 
@@ -17,6 +18,8 @@ use crate::shard::decode::{out_dtype, sample_out_bytes};
 use crate::tensor::{Element, TensorView};
 
 use super::{Dataset, FieldOutput, Ragged, elements};
+pub use parts::Segment;
+pub(crate) use parts::{BatchParts, PackedSegments};
 use values::Values;
 
 /// Consecutive samples of an epoch, delivered together.
@@ -26,6 +29,7 @@ pub struct Batch {
     pub(crate) index: u64,
     pub(crate) num_padded: usize,
     pub(crate) sample_ids: Vec<u64>,
+    pub(crate) parts: BatchParts,
     pub(crate) fields: Vec<FieldBatch>,
 }
 
@@ -353,6 +357,10 @@ pub(crate) struct FieldLayout {
     dims: Vec<Option<usize>>,
     /// Shape and bytes of a sample, for fixed fields.
     fixed: Option<(Vec<usize>, usize)>,
+    /// Bytes of a step, where parts of samples are delivered.
+    step: Option<usize>,
+    /// A separator and a padding token, where samples are packed.
+    fills: [Vec<u8>; 2],
     /// Quantized output: dynamic scales of a sample, and whether they have zero points.
     scales: Option<(usize, bool)>,
     static_scales: Option<(Bytes, Option<Bytes>)>,
@@ -394,6 +402,8 @@ impl FieldLayout {
             kind: field.kind(),
             dims: field.dims().unwrap_or_default().to_vec(),
             fixed,
+            step: None,
+            fills: Default::default(),
             scales,
             static_scales,
         })

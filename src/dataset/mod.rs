@@ -13,7 +13,7 @@ mod salvage;
 mod verify;
 mod writer;
 
-pub use batch::{Batch, FieldBatch};
+pub use batch::{Batch, FieldBatch, Segment};
 pub use field_spec::{FieldSpec, Preset};
 pub use inspect::{DatasetReport, ErrorReport, FieldReport, ShardReport};
 pub use merge::{MergeSummary, merge};
@@ -26,7 +26,7 @@ pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 use metadata::Metadata;
 pub(crate) use writer::check_workers;
 
-pub(crate) use batch::{Extent, FieldLayout, RaggedParts};
+pub(crate) use batch::{BatchParts, Extent, FieldLayout, PackedSegments, RaggedParts};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

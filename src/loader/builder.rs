@@ -20,10 +20,13 @@ use super::order::bitmap::Bitmap;
 use super::order::geometry::Geometry;
 use super::order::mixture::{Alias, Turns};
 use super::order::{LANES, Shuffle};
+use super::pack::Pack;
+use super::parts::Cut;
 use super::progress::Progress;
 use super::selection::{Selection, Split};
 use super::share::Tail;
 use super::state::hex;
+use super::windows::Windows;
 use super::{Draws, Loader, Source, Store};
 
 /// Bytes of open batches unless asked otherwise.
@@ -48,6 +51,8 @@ pub struct LoaderBuilder {
     pub(super) repeat: u64,
     pub(super) weights: Option<Arc<[f64]>>,
     pub(super) selection: Selection,
+    windows: Option<Windows>,
+    pack: Option<Pack>,
     pub(super) tail: Tail,
     rank: Option<(u64, u64)>,
     replicas: u64,
@@ -75,6 +80,8 @@ impl Default for LoaderBuilder {
             repeat: 1,
             weights: None,
             selection: Selection::default(),
+            windows: None,
+            pack: None,
             tail: Tail::Short,
             rank: None,
             replicas: 1,
@@ -222,6 +229,19 @@ impl LoaderBuilder {
         self
     }
 
+    /// Cuts samples in windows of a fixed number of steps, which take the place of samples. Not with `weights`.
+    pub fn windows(mut self, windows: Windows) -> Self {
+        self.windows = Some(windows);
+        self
+    }
+
+    /// Packs samples into windows of a fixed number of tokens, which take the place of samples. Not with `weights`, and
+    /// not with `windows`.
+    pub fn pack(mut self, pack: Pack) -> Self {
+        self.pack = Some(pack);
+        self
+    }
+
     /// Threads that decode; 0, the default, for one per core. Never changes the order.
     pub fn num_workers(mut self, workers: usize) -> Self {
         self.num_workers = workers;
@@ -330,10 +350,11 @@ impl LoaderBuilder {
                 None => part.dataset,
             };
             part.selection.prepare(&dataset)?;
-            let layouts = self.layouts(&dataset)?;
+            let (layouts, cut) = self.layouts(&dataset)?;
             let store = Store {
                 first_id,
                 layouts,
+                cut,
                 dataset,
             };
             if let Some(first) = stores.first() {
@@ -343,9 +364,10 @@ impl LoaderBuilder {
             stores.push(store);
             selections.push(part.selection);
         }
-        let sources = stores.iter().zip(&selections).map(|(store, selection)| {
-            Source::new(&store.dataset, store.dataset.num_shards(), selection)
-        });
+        let sources = stores
+            .iter()
+            .zip(&selections)
+            .map(|(store, selection)| Source::new(store, store.dataset.num_shards(), selection));
         let sources = sources.collect::<Result<Vec<Source>>>()?;
         let pool = BufferPool::new(self.memory_budget, self.allocator.clone());
         let draws = self.draws(&sources[0].geometry)?;
@@ -366,8 +388,8 @@ impl LoaderBuilder {
         })
     }
 
-    /// How the fields of a dataset lie in batches.
-    fn layouts(&self, dataset: &Dataset) -> Result<Arc<[FieldLayout]>> {
+    /// How the fields of a dataset lie in batches, and what of its samples does.
+    fn layouts(&self, dataset: &Dataset) -> Result<(Arc<[FieldLayout]>, Cut)> {
         if let Some(unknown) = self
             .outputs
             .keys()
@@ -388,7 +410,24 @@ impl LoaderBuilder {
         if layouts.is_empty() {
             return Err(Error::invalid("no fields are selected"));
         }
-        Ok(layouts.into())
+        let cut = match (&self.windows, &self.pack) {
+            (None, None) => Cut::Whole,
+            (Some(windows), None) => {
+                Cut::Windows(Arc::new(windows.resolve(dataset, &mut layouts)?))
+            }
+            (None, Some(pack)) => Cut::Packed(Arc::new(pack.resolve(dataset, &mut layouts)?)),
+            (Some(_), Some(_)) => {
+                return Err(Error::invalid(
+                    "samples are cut in windows or packed, not both: choose one",
+                ));
+            }
+        };
+        if cut.varies() && self.damaged != Damaged::Error {
+            return Err(Error::invalid(
+                "damaged chunks cannot be skipped where the steps of samples vary, or are packed: salvage the dataset first",
+            ));
+        }
+        Ok((layouts.into(), cut))
     }
 
     /// What draws samples by weight.
@@ -396,6 +435,11 @@ impl LoaderBuilder {
         let Some(weights) = &self.weights else {
             return Ok(None);
         };
+        if self.windows.is_some() || self.pack.is_some() {
+            return Err(Error::invalid(
+                "weights are of whole samples: they do not go with windows or packing",
+            ));
+        }
         if weights.len() as u64 != geometry.total() {
             return Err(Error::invalid(format!(
                 "there are {} weights for {} samples: give each a weight, 0 for those that are not drawn",

@@ -16,6 +16,8 @@ mod open;
 mod order;
 #[cfg(test)]
 mod order_speed;
+mod pack;
+mod parts;
 mod plan;
 mod prefetch;
 mod progress;
@@ -24,8 +26,10 @@ mod selection;
 mod share;
 mod state;
 mod stats;
+mod steps;
 #[cfg(feature = "tokio")]
 mod stream;
+mod windows;
 
 pub use builder::LoaderBuilder;
 pub use damaged::{Damaged, SkippedChunk};
@@ -35,12 +39,14 @@ pub use map::MapOrdered;
 pub use mixture::{Mixture, MixtureEnd};
 pub use order::Shuffle;
 pub use order::bitmap::Bitmap;
+pub use pack::Pack;
 pub use selection::Split;
 pub use share::Tail;
 pub use state::LoaderState;
 pub use stats::{Limit, LoaderStats};
 #[cfg(feature = "tokio")]
 pub use stream::BatchStream;
+pub use windows::Windows;
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
@@ -57,6 +63,7 @@ use order::epoch::{Epoch, Track};
 use order::geometry::Geometry;
 use order::mixture::{Alias, Turns};
 use order::windowed;
+use parts::{Cut, Parts, Sources};
 use progress::Progress;
 use selection::Selection;
 use share::{Deal, Share};
@@ -113,6 +120,8 @@ pub struct Loader {
 struct Store {
     dataset: Dataset,
     layouts: Arc<[FieldLayout]>,
+    /// How its samples are cut.
+    cut: Cut,
     /// The id of its first sample among those of a mixture.
     first_id: u64,
 }
@@ -158,16 +167,37 @@ struct Source {
     geometry: Arc<Geometry>,
     /// The selection in a word, for states.
     selection: String,
+    /// What the ids of the order are.
+    parts: Parts,
+    /// What the parts depend on, for states.
+    option: Option<(&'static str, String)>,
 }
 
 impl Source {
-    fn new(dataset: &Dataset, num_shards: u64, selection: &Selection) -> Result<Self> {
-        let geometry = Geometry::new(dataset, num_shards)?;
-        let (selected, word) = selection.resolve(geometry.total())?;
+    fn new(store: &Store, num_shards: u64, selection: &Selection) -> Result<Self> {
+        let Store { dataset, cut, .. } = store;
+        let resolve = |total| selection.resolve(total);
+        let (parts, geometry, selection) = match cut {
+            Cut::Whole => {
+                let geometry = Geometry::new(dataset, num_shards)?;
+                let (selected, word) = resolve(geometry.total())?;
+                (Parts::Whole, geometry.select(selected), word)
+            }
+            Cut::Windows(windows) => {
+                let (geometry, word) = windows.geometry(dataset, num_shards, resolve)?;
+                (Parts::Windows(Arc::clone(windows)), geometry, word)
+            }
+            Cut::Packed(steps) => {
+                let (table, geometry, word) = steps.table(dataset, num_shards, resolve)?;
+                (Parts::Packed(Arc::new(table)), geometry, word)
+            }
+        };
         Ok(Self {
             num_shards,
-            geometry: Arc::new(geometry.select(selected)),
-            selection: word,
+            selection,
+            option: parts.option(geometry.total() / geometry.per()),
+            geometry: Arc::new(geometry),
+            parts,
         })
     }
 }
@@ -200,7 +230,7 @@ impl Loader {
         (source, sample_id - self.stores[source].first_id)
     }
 
-    /// The number of samples of an epoch, of all ranks together.
+    /// The number of samples of an epoch, of all ranks together; of windows, where samples are cut.
     pub fn num_samples(&self) -> u64 {
         self.epoch_len(self.sources())
     }
@@ -283,6 +313,13 @@ impl Loader {
 
     fn sources(&self) -> &[Source] {
         self.prefix.as_deref().unwrap_or(&self.sources)
+    }
+
+    /// What the ids of the order are.
+    fn part_sources(&self) -> Result<Sources> {
+        let samples = self.stores.iter().map(|store| store.dataset.len());
+        let parts = self.sources().iter().map(|source| source.parts.clone());
+        Sources::new(parts.zip(samples))
     }
 
     /// True if samples come from anywhere, in no order of chunks.
@@ -370,6 +407,12 @@ impl Loader {
         if batch_size == 0 || u32::try_from(batch_size).is_err() {
             return Err(Error::invalid("batch_size is 1 to 4294967295"));
         }
+        let slots = self.part_sources()?.slots();
+        if u32::try_from((batch_size as u64).saturating_mul(slots)).is_err() {
+            return Err(Error::invalid(format!(
+                "batches of {batch_size} packed windows of {slots} tokens have more than 4294967295 tokens"
+            )));
+        }
         let Some(global) = self.options.global_batch_size else {
             return Ok(());
         };
@@ -410,7 +453,8 @@ impl Loader {
     /// batches. `None` where nothing is gained.
     fn keeper(&self, batch_size: usize, round_samples: u64) -> Option<Keeper> {
         let sample_bytes = self.sample_bytes()?;
-        let single = self.stores.len() == 1 && self.draws.is_none();
+        let whole = self.stores[0].cut.is_whole();
+        let single = self.stores.len() == 1 && self.draws.is_none() && whole;
         let listed = self.sources()[0].geometry.selected().is_listed();
         if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT || listed || !single {
             return None;
@@ -442,7 +486,9 @@ impl Loader {
                 let window = windows.max().unwrap_or(0).min(self.num_samples());
                 window.div_ceil(self.distribution.share().1)
             }
-            Shuffle::None if !self.is_listed() => self.sources()[0].geometry.largest_chunk(),
+            Shuffle::None if !self.is_listed() && self.sources()[0].geometry.per() == 1 => {
+                self.sources()[0].geometry.largest_chunk()
+            }
             Shuffle::None | Shuffle::Exact => {
                 let batch_bytes = self
                     .sample_bytes()

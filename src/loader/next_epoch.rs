@@ -95,6 +95,7 @@ impl Begun {
             batch_bytes: sample_bytes.saturating_mul(batch_size as u64),
             decoded_per_sample: keeper.as_ref().map_or(1, |keeper| keeper.group()),
             ragged: loader.stores[0].layouts.iter().any(|l| l.is_ragged()),
+            sources: loader.part_sources()?,
         };
         let share = loader.share(batch_size, start);
         let planner = Planner::new(loader.epoch()?, share, round_samples, keeper)?;

@@ -4,18 +4,20 @@ use std::sync::Arc;
 
 use crate::dataset::{Batch, Extent, RaggedParts};
 use crate::error::{Error, Result};
-use crate::kernel::slots::SlotOwner;
+use crate::kernel::slots::{SlotLayout, SlotOwner};
 use crate::pool::PooledBuffer;
 use crate::shard::SlotShape;
 
 use super::order::geometry::ChunkPlace;
+use super::parts::Part;
 use super::plan::{Entry, Recall};
 use super::prefetch::{ChunkShapes, Padded};
 use super::running::{Context, plan_bug};
 
 #[derive(Debug)]
 pub(super) struct OpenBatch {
-    pub(super) sample_ids: Vec<u64>,
+    /// Of samples, or of their parts: what the order is about.
+    pub(super) ids: Vec<u64>,
     /// For ragged fields: where each slot's shape is found (index in `visits`, row).
     pub(super) sources: Vec<(u32, u32)>,
     /// The shapes that `sources` point into: one for each visit.
@@ -45,6 +47,8 @@ pub(super) struct WaitingVisit {
     /// The batches of the entries, and for each entry which of them.
     pub(super) batches: Vec<u64>,
     pub(super) of_entries: Vec<u32>,
+    /// What each entry takes; none if it is whole samples.
+    pub(super) parts: Vec<Part>,
     pub(super) shapes: Arc<VisitShapes>,
 }
 
@@ -56,6 +60,9 @@ impl WaitingVisit {
             return;
         }
         self.batches.truncate(len);
+        let mut entries = self.entries.iter();
+        self.parts
+            .retain(|_| entries.next().is_none_or(|entry| entry.batch < end));
         self.entries.retain(|entry| entry.batch < end);
         self.of_entries.retain(|&ordinal| (ordinal as usize) < len);
     }
@@ -64,7 +71,7 @@ impl WaitingVisit {
 impl OpenBatch {
     pub(super) fn new(len: usize) -> Self {
         Self {
-            sample_ids: vec![0; len],
+            ids: vec![0; len],
             sources: Vec::new(),
             visits: Vec::new(),
             pending: 0,
@@ -77,27 +84,27 @@ impl OpenBatch {
         }
     }
 
-    pub(super) fn plan(
-        &mut self,
-        first_sample: u64,
-        entry: &Entry,
-        shapes: Option<&Arc<VisitShapes>>,
-    ) {
-        if let Some(shapes) = shapes {
-            self.sources.resize(self.sample_ids.len(), (0, 0));
-            // The entries of a visit come one after the other.
-            if !self
-                .visits
-                .last()
-                .is_some_and(|last| Arc::ptr_eq(last, shapes))
-            {
-                self.visits.push(Arc::clone(shapes));
-            }
+    /// What goes to the slots of an entry whose row 0 has this id.
+    pub(super) fn plan(&mut self, first_id: u64, entry: &Entry) {
+        for (slot, row) in (entry.slot..).zip(entry.row..entry.row + entry.count) {
+            self.ids[slot as usize] = first_id + u64::from(row);
+        }
+    }
+
+    /// Where the shapes of an entry will be found.
+    pub(super) fn expect_shapes(&mut self, entry: &Entry, shapes: &Arc<VisitShapes>) {
+        self.sources.resize(self.ids.len(), (0, 0));
+        // The entries of a visit come one after the other.
+        if !self
+            .visits
+            .last()
+            .is_some_and(|last| Arc::ptr_eq(last, shapes))
+        {
+            self.visits.push(Arc::clone(shapes));
         }
         // At most one visit a sample, and samples of a batch are a u32.
         let visit = u32::try_from(self.visits.len().saturating_sub(1)).unwrap_or(u32::MAX);
         for (slot, row) in (entry.slot..).zip(entry.row..entry.row + entry.count) {
-            self.sample_ids[slot as usize] = first_sample + u64::from(row);
             if let Some(source) = self.sources.get_mut(slot as usize) {
                 *source = (visit, row);
             }
@@ -124,7 +131,7 @@ impl OpenBatch {
             let parts = layout.allocate(
                 context.dataset,
                 context.pool,
-                self.sample_ids.len(),
+                self.ids.len(),
                 extents,
                 &mut arrays,
             )?;
@@ -138,7 +145,15 @@ impl OpenBatch {
         self.sources = Vec::new();
         self.visits = Vec::new();
         self.padded = Arc::new(padded);
-        self.owner = Some(SlotOwner::new(self.sample_ids.len(), arrays).ok_or_else(plan_bug)?);
+        // Packed windows have a slot for each token.
+        let slots = usize::try_from(context.options.sources.slots()).unwrap_or(usize::MAX);
+        for (_, layout) in &mut arrays {
+            if let SlotLayout::Fixed(bytes) = layout {
+                *bytes /= slots;
+            }
+        }
+        let num_slots = self.ids.len().saturating_mul(slots);
+        self.owner = Some(SlotOwner::new(num_slots, arrays).ok_or_else(plan_bug)?);
         Ok(true)
     }
 
@@ -146,13 +161,15 @@ impl OpenBatch {
         let mut buffers = self.owner?.into_buffers()?.into_iter();
         let mut fields = Vec::with_capacity(context.layouts.len());
         for (layout, ragged) in context.layouts.iter().zip(self.ragged) {
-            fields.push(layout.finish(self.sample_ids.len(), ragged, &mut buffers)?);
+            fields.push(layout.finish(self.ids.len(), ragged, &mut buffers)?);
         }
+        let (sample_ids, parts) = context.options.sources.describe(self.ids);
         Some(Batch {
             epoch: context.epoch,
             index,
             num_padded: 0,
-            sample_ids: self.sample_ids,
+            sample_ids,
+            parts,
             fields,
         })
     }

@@ -8,7 +8,7 @@ use super::keep::{Keeper, Offer};
 use super::lanes::LaneFeed;
 use super::order::Order;
 use super::order::epoch::Epoch;
-use super::order::geometry::ChunkPlace;
+use super::order::geometry::{ChunkPlace, Geometry};
 use super::order::windowed::BlockSamples;
 use super::share::Share;
 
@@ -214,7 +214,8 @@ impl Planner {
                     last
                 } else {
                     let ranks = geometry.ranks(&geometry.locate(geometry.selected().get(index)));
-                    batch_of(&self.share, position + (ranks.end - index))
+                    let most = most_of_chunk(geometry, self.span);
+                    batch_of(&self.share, position + (ranks.end - index).min(most))
                 }
             }
             Feed::Lanes(lanes, _) => lanes
@@ -323,8 +324,9 @@ impl Planner {
     fn sequential(&self, cursor: &mut Cursor) -> RoundPlan {
         let track = &self.epoch.tracks[0];
         let selected = track.geometry.selected();
+        let mut left = most_of_chunk(&track.geometry, self.span);
         let mut visit: Option<Visit> = None;
-        while cursor.batch < self.share.full_batches() {
+        while left > 0 && cursor.batch < self.share.full_batches() {
             let range = self.share.own(cursor.batch).0;
             let position = range.start + cursor.slot;
             if position >= range.end {
@@ -352,6 +354,7 @@ impl Planner {
                 (end - sample)
                     .min(range.end - position)
                     .min(track.len() - index)
+                    .min(left)
             } else {
                 1
             };
@@ -371,6 +374,7 @@ impl Planner {
                 }),
             }
             cursor.slot += count;
+            left -= count;
         }
         RoundPlan {
             visits: visit.into_iter().collect(),
@@ -495,6 +499,11 @@ impl Planner {
             visit.keeps.retain(|(_, position)| new.contains(position));
         }
     }
+}
+
+/// Samples of a chunk that a round takes: all, but of parts, which may be many times as large as their chunk, a span.
+fn most_of_chunk(geometry: &Geometry, span: u64) -> u64 {
+    if geometry.per() == 1 { u64::MAX } else { span }
 }
 
 /// A visit decodes a row once: rows that come again go to visits of their own.

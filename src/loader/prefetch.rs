@@ -19,6 +19,8 @@ use crate::sync::{AtomicBool, Either, num_cores};
 use super::Store;
 use super::damaged::{Skips, no_shapes};
 use super::order::geometry::ChunkPlace;
+use super::parts::Part;
+use super::parts::decode::{FieldChunk, PartScratch};
 
 /// The shapes of a chunk's samples, for each ragged field that is delivered.
 pub(crate) type ChunkShapes = Vec<Option<Shapes>>;
@@ -37,6 +39,8 @@ pub(crate) struct DecodeTask {
     pub(crate) place: ChunkPlace,
     pub(crate) shapes: Option<Arc<ChunkShapes>>,
     pub(crate) runs: Vec<RowRun>,
+    /// What of these samples is delivered, for each run; none if they are whole.
+    pub(crate) parts: Vec<Part>,
     /// The slots of each run.
     pub(crate) claims: SlotClaims<PooledBuffer>,
     /// The padded shapes of each batch.
@@ -161,6 +165,7 @@ impl Workers {
                 cancelled: Arc::clone(&workers.cancelled),
                 counters: Arc::clone(&workers.counters),
                 scratch: Scratch::default(),
+                part_scratch: PartScratch::default(),
             };
             let thread = thread::Builder::new().name(format!("tensorshard-load-{i}"));
             let thread = thread
@@ -249,6 +254,7 @@ struct Worker {
     cancelled: Arc<AtomicBool>,
     counters: Arc<WorkerCounters>,
     scratch: Scratch,
+    part_scratch: PartScratch,
 }
 
 impl Worker {
@@ -351,6 +357,7 @@ impl Worker {
             place,
             shapes,
             runs,
+            parts,
             claims,
             padded,
             batches,
@@ -390,6 +397,27 @@ impl Worker {
                     .as_ref()
                     .and_then(|shapes| shapes.get(field))
                     .and_then(Option::as_ref);
+                if !parts.is_empty() {
+                    let field = FieldChunk {
+                        dataset,
+                        shard: &shard,
+                        chunk: &chunk,
+                        layout,
+                        shapes,
+                    };
+                    let own = &mut self.part_scratch;
+                    let claims = &mut slots.claims;
+                    field.decode(
+                        &parts,
+                        claims,
+                        slots.first_array,
+                        cold,
+                        own,
+                        &mut self.scratch,
+                    )?;
+                    slots.first_array += layout.num_arrays();
+                    continue;
+                }
                 shard.decode_rows(
                     &chunk,
                     layout.ordinal,

@@ -179,7 +179,7 @@ impl Loader {
             }
             let parts = self.stores.iter().zip(&self.selections).zip(&counts);
             let sources = parts
-                .map(|((store, selection), &n)| Source::new(&store.dataset, n, selection))
+                .map(|((store, selection), &n)| Source::new(store, n, selection))
                 .collect::<Result<Vec<Source>>>();
             Some(sources?)
         };
@@ -233,7 +233,7 @@ impl Loader {
         Ok(())
     }
 
-    /// The ids of the samples of batch `step` of the epoch on this rank, without decoding anything. Costs the same for
+    /// The ids of the samples of batch `step` of the epoch on this rank (of windows: those that they are of), without decoding anything. Costs the same for
     /// every step.
     ///
     /// # Errors
@@ -250,7 +250,9 @@ impl Loader {
         let mut epoch = self.epoch()?;
         let ids = share.slots(step).map(|position| {
             let (source, sample) = epoch.at(position)?;
-            Ok(self.stores[source as usize].first_id + sample)
+            let store = &self.stores[source as usize];
+            let parts = &self.sources()[source as usize].parts;
+            Ok(store.first_id + parts.sample_of(sample))
         });
         ids.collect()
     }
@@ -286,6 +288,13 @@ impl Loader {
         }
         if let Some(draws) = &self.draws {
             add("weights", draws.word.clone());
+        }
+        let words = sources.iter().filter_map(|source| source.option.as_ref());
+        for (i, (name, word)) in words.enumerate() {
+            match i {
+                0 => add(name, word.clone()),
+                _ => add(&format!("{name} {i}"), word.clone()),
+            }
         }
         if o.repeat != 1 {
             add("repeat", o.repeat.to_string());

@@ -14,6 +14,7 @@ use crate::shard::RowRun;
 
 use super::Store;
 use super::open::{OpenBatch, VisitShapes, WaitingVisit};
+use super::parts::{PartVisit, Sources};
 use super::plan::{Planner, Visit};
 use super::prefetch::{Call, DecodeTask, Padded, RecallTask, Report, ShapesTask, Workers};
 use super::share::Share;
@@ -30,6 +31,8 @@ pub(super) struct Options {
     /// Bytes of a batch, where samples have one size.
     pub(super) batch_bytes: u64,
     pub(super) ragged: bool,
+    /// What the ids of the order are.
+    pub(super) sources: Sources,
 }
 
 #[derive(Debug)]
@@ -214,7 +217,7 @@ impl Running {
             for recall in round.recalls {
                 self.open_batch(recall.batch);
                 if let Some(batch) = self.batch_mut(recall.batch) {
-                    batch.sample_ids[recall.slot as usize] = recall.sample;
+                    batch.ids[recall.slot as usize] = recall.sample;
                     batch.recalls.push(recall);
                 }
             }
@@ -285,21 +288,37 @@ impl Running {
     }
 
     fn admit(&mut self, context: &Context<'_>, visit: Visit) {
-        let Visit {
+        let (parts, first_id) = context.options.sources.get(visit.place.source);
+        for entry in &visit.entries {
+            self.open_batch(entry.batch);
+            if let Some(batch) = self.batch_mut(entry.batch) {
+                batch.plan(first_id + visit.place.first_sample, entry);
+            }
+        }
+        for visit in parts.visits(visit) {
+            self.admit_chunk(context, visit);
+        }
+    }
+
+    fn admit_chunk(&mut self, context: &Context<'_>, visit: PartVisit) {
+        let PartVisit {
             place,
             entries,
             keeps,
+            parts,
         } = visit;
         self.visited_samples += u64::from(place.num_samples);
-        let counts = entries.iter().map(|entry| u64::from(entry.count));
-        self.planned_samples += counts.sum::<u64>();
+        self.planned_samples += match parts.as_slice() {
+            [] => entries.iter().map(|entry| u64::from(entry.count)).sum(),
+            // Samples are decoded once, however many parts there are.
+            parts => parts.chunk_by(|a, b| a.row == b.row).count() as u64,
+        };
         let shapes = Arc::new(VisitShapes::new());
-        let first_id = context.stores[place.source as usize].first_id;
-        for entry in &entries {
-            self.open_batch(entry.batch);
-            if let Some(batch) = self.batch_mut(entry.batch) {
-                let shapes = context.options.ragged.then_some(&shapes);
-                batch.plan(first_id + place.first_sample, entry, shapes);
+        if context.options.ragged {
+            for entry in &entries {
+                if let Some(batch) = self.batch_mut(entry.batch) {
+                    batch.expect_shapes(entry, &shapes);
+                }
             }
         }
         let (batches, of_entries) = Visit::batches(&entries);
@@ -320,6 +339,7 @@ impl Running {
             keeps,
             batches,
             of_entries,
+            parts,
             shapes,
         });
     }
@@ -422,6 +442,7 @@ impl Running {
             place: visit.place,
             shapes,
             runs,
+            parts: visit.parts,
             claims,
             padded,
             batches,

@@ -1,5 +1,6 @@
 //! Pieces of a chunk into caller slots: checksum, codec, filters, dequantize, each byte written once.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,12 @@ pub(crate) trait Slots {
     /// True if the slots are more than caches hold: what goes there is streamed past them.
     fn is_cold(&self) -> bool {
         false
+    }
+
+    /// False if these elements of the one sample of a run go nowhere: their pieces are not decoded, and what the run has
+    /// there stays as it is.
+    fn wants(&self, _run: usize, _elements: Range<u64>) -> bool {
+        true
     }
 
     /// The shape every slot of a ragged field is padded to; `None`: slots are exactly as large as their samples.

@@ -12,9 +12,11 @@ mod rows;
 mod speed_tests;
 pub(crate) mod writer;
 
-pub(crate) use decode::{Form, Normalize, ReadCounts, RowRun, Scratch, SlotShape, Slots, Table};
+pub(crate) use decode::{
+    Form, Normalize, ReadCounts, RowRun, Scratch, SlotShape, Slots, Table, sample_out_bytes,
+};
 pub(crate) use encode::{ChunkBlock, EncodedChunk, FieldBlock, encode_chunk};
-pub(crate) use reader::ShardReader;
+pub(crate) use reader::{Chunk, ShardReader};
 pub(crate) use writer::ShardFileWriter;
 
 // What the shapes streams say: `loader` lays batches out by it, without a look at the format.

@@ -135,13 +135,29 @@ impl<'a> Job<'a> {
             let Some(run) = self.runs.get(next_run) else {
                 break;
             };
-            if run.row < span.end {
+            if run.row < span.end && self.is_wanted(span, next_run, slots) {
                 self.piece(&planes, piece, span, next_run, &patches, slots, scratch)?;
             }
             planes.advance(piece);
         }
         scratch.spans = spans;
         Ok(())
+    }
+
+    /// False for a piece of one sample that goes nowhere.
+    fn is_wanted(&self, span: &Span, run: usize, slots: &dyn Slots) -> bool {
+        if span.end - span.first != 1 || span.len == 0 || self.runs[run].count != 1 {
+            return true;
+        }
+        let own = self
+            .shapes
+            .and_then(|shapes| shapes.dtype(span.first as usize));
+        let bits = u64::from(self.field.stored_bits(own));
+        let elements = |bytes: u64| bytes.saturating_mul(8) / bits;
+        slots.wants(
+            run,
+            elements(span.start)..elements(span.start.saturating_add(u64::from(span.len))),
+        )
     }
 
     fn cut(&self, spans: &mut Vec<Span>) {

@@ -1,6 +1,6 @@
-"""The order of samples, written from format-spec.md section 13 alone; makes tests/data/orders/v1.json.
+"""The order of samples, written from format-spec.md section 13 alone; makes the files in tests/data/orders.
 
-Run it with the path to write, or without to print.
+Run it with the name of a set of orders (v1, windows, packed) and the path to write, or without a path to print.
 """
 
 import json
@@ -78,12 +78,11 @@ def chunks_of(shards):
     return chunks
 
 
-def windowed(shards, selected, window, lanes, key):
-    selected = sorted(selected)
-    chunks = [[x for x in selected if x in chunk] for chunk in chunks_of(shards)]
+def windowed(chunks, window, lanes, key):
+    """`chunks` has a list of items for each chunk."""
     full = [i for i, chunk in enumerate(chunks) if chunk]
     chunks = chunks[full[0] : full[-1] + 1]
-    n, c = len(selected), len(chunks)
+    n, c = sum(map(len, chunks)), len(chunks)
     order = bijection(c, hash2(key, 1))
     s, places = [], []
     for place in range(c):
@@ -131,10 +130,54 @@ def windowed(shards, selected, window, lanes, key):
     return out
 
 
+def windows_of(case, sample):
+    """Windows of a sample as (sample, first step); without windows, the sample."""
+    if "steps" not in case:
+        return [sample]
+    length, stride = case["length"], case["stride"]
+    return [(sample, s) for s in range(0, case["steps"][sample] - length + 1, stride)]
+
+
+def packed(case, samples):
+    """The windows of packed samples, each a list of [sample, first token, place in the window, tokens]."""
+    stream = []
+    for sample in samples:
+        stream += [(sample, token) for token in range(case["steps"][sample] + case["separator"])]
+    length = case["length"]
+    count = -(-len(stream) // length) if case["pad"] else len(stream) // length
+    windows = []
+    for i in range(count):
+        window = []
+        for place, (sample, token) in enumerate(stream[i * length : (i + 1) * length]):
+            if token == 0 or place == 0:
+                window.append([sample, token, place, 0])
+            window[-1][3] += 1
+        windows.append(window)
+    chunks = [i for i, chunk in enumerate(chunks_of(case["shards"])) if any(s in chunk for s in samples)]
+    block = max(1, -(-count // (chunks[-1] - chunks[0] + 1)))
+    return windows, [list(range(count))[i : i + block] for i in range(0, count, block)]
+
+
+def samples_of(case):
+    if case["selected"] is not None:
+        return case["selected"]
+    return list(range(sum(n for n, _ in case["shards"])))
+
+
 def epoch(case):
-    selected = case["selected"]
-    if selected is None:
-        selected = list(range(sum(n for n, _ in case["shards"])))
+    samples = samples_of(case)
+    if "windows" in case:
+        windows, chunks = packed(case, samples)
+        case["windows"] = windows
+        return passes(case, list(range(len(windows))), chunks)
+    selected = [x for sample in samples for x in windows_of(case, sample)]
+    chunks = []
+    for chunk in chunks_of(case["shards"]):
+        chunks.append(sorted(x for s in samples if s in chunk for x in windows_of(case, s)))
+    return passes(case, selected, chunks)
+
+
+def passes(case, selected, chunks):
     out = []
     for k in range(case["repeat"]):
         key = hash2(case["seed"], case["epoch"] * case["repeat"] + k)
@@ -144,7 +187,7 @@ def epoch(case):
             get = bijection(len(selected), key)
             out += [selected[get(p)] for p in range(len(selected))]
         else:
-            out += windowed(case["shards"], selected, case["window"], case["lanes"], key)
+            out += windowed(chunks, case["window"], case["lanes"], key)
     return out
 
 
@@ -172,16 +215,52 @@ def cases():
         yield base | {"shuffle": "windowed", "seed": 7, "epoch": 1, "repeat": 2}
 
 
+def window_cases():
+    small = [[30, 7], [1, 16], [24, 8], [15, 5]]
+    many = [[60, 2], [41, 3], [1, 1]]
+    random = sequence(5)
+    for shards, same in [(small, 9), (small, None), (many, 12), (many, None)]:
+        n = sum(samples for samples, _ in shards)
+        steps = [same if same else (next(random) * 14) >> 64 for _ in range(n)]
+        for length, stride in [(4, 1), (5, 3), (9, 9)]:
+            some = [list(range(11, 50, 3)), [9, 60, 9, 3, 61, 44]]
+            for selected in [None, *some] if stride == 3 else [None]:
+                base = {"shards": shards, "selected": selected, "repeat": 1, "window": 8, "lanes": 4}
+                base |= {"steps": steps, "length": length, "stride": stride, "seed": 3, "epoch": 1}
+                for shuffle in ["none", "exact", "windowed"]:
+                    yield base | {"shuffle": shuffle}
+        yield base | {"shuffle": "windowed", "repeat": 2, "window": 64, "lanes": 64}
+
+
+def packed_cases():
+    small = [[30, 7], [1, 16], [24, 8], [15, 5]]
+    random = sequence(6)
+    steps = [max(0, ((next(random) * 30) >> 64) - 4) for _ in range(70)]
+    long = [200 if i % 30 == 7 else n for i, n in enumerate(steps)]
+    for steps, selected in [(steps, None), (long, None), (steps, list(range(5, 60, 2))), (long, [7, 60, 9, 7, 3])]:
+        for length, separator, pad in [(8, 0, False), (16, 1, True), (50, 1, False)]:
+            base = {"shards": small, "selected": selected, "repeat": 1, "window": 8, "lanes": 4, "steps": steps}
+            base |= {"length": length, "separator": separator, "pad": pad, "seed": 3, "epoch": 1, "windows": None}
+            for shuffle in ["none", "exact", "windowed"]:
+                yield base | {"shuffle": shuffle}
+
+
+SETS = {"v1": cases, "windows": window_cases, "packed": packed_cases}
+
+
 def main():
     lines = []
-    for case in cases():
+    for case in SETS[sys.argv[1]]():
         order = epoch(case)
-        expected = case["selected"] or range(len(order) // case["repeat"])
-        assert sorted(order) == sorted(list(expected) * case["repeat"])
+        if "windows" in case:
+            expected = list(range(len(case["windows"])))
+        else:
+            expected = [x for sample in samples_of(case) for x in windows_of(case, sample)]
+        assert sorted(order) == sorted(expected * case["repeat"])
         lines.append(json.dumps(case | {"order": order}, separators=(",", ":")))
     text = "[\n" + ",\n".join(lines) + "\n]\n"
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(text)
+    if len(sys.argv) > 2:
+        Path(sys.argv[2]).write_text(text)
     else:
         sys.stdout.write(text)
 

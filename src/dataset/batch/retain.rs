@@ -23,6 +23,7 @@ impl Batch {
         }
         let real = keep.len() - self.num_padded.min(keep.len());
         self.num_padded = keep[real..].iter().filter(|&&keep| keep).count();
+        self.parts.retain(keep);
         let mut kept = keep.iter();
         self.sample_ids
             .retain(|_| kept.next().copied().unwrap_or(true));

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::dataset::Dataset;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 use super::bitmap::Bitmap;
+use super::parts::PartIds;
 
 /// The shards of a dataset, and the selected samples.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub(crate) struct Geometry {
     /// The chunks from the one of the first selected sample to the one of the last.
     chunks: Range<u64>,
     largest_chunk: u64,
+    /// Ids of a sample: more than one where the order is about parts.
+    per: u64,
 }
 
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(crate) enum Selected {
         listed: Arc<[u64]>,
         sorted: Arc<[u64]>,
     },
+    /// Parts of samples.
+    Parts(Arc<PartIds>),
 }
 
 /// A chunk, and which samples of the dataset it holds.
@@ -55,14 +60,34 @@ pub(crate) struct ChunkPlace {
 impl Geometry {
     /// All samples of the first `num_shards` shards.
     pub(crate) fn new(dataset: &Dataset, num_shards: u64) -> Result<Self> {
+        Self::in_parts(dataset, num_shards, 1)
+    }
+
+    /// As [`Geometry::new`], with `per` ids for each sample.
+    pub(crate) fn in_parts(dataset: &Dataset, num_shards: u64, per: u64) -> Result<Self> {
         let mut shards = Vec::new();
+        let mut total = 0u64;
         for record in dataset.shard_records()? {
             if shards.len() as u64 == num_shards {
                 break;
             }
-            shards.push((record.num_samples, record.samples_per_chunk));
+            let mut scaled = || {
+                let chunk = u64::from(record.samples_per_chunk).checked_mul(per)?;
+                let samples = record.num_samples.checked_mul(per)?;
+                total = total.checked_add(samples)?;
+                Some((samples, u32::try_from(chunk).ok()?))
+            };
+            shards.push(scaled().ok_or_else(|| {
+                Error::invalid(format!(
+                    "chunks of {} samples of up to {per} windows each are more than 4294967295 windows: use a larger stride",
+                    record.samples_per_chunk
+                ))
+            })?);
         }
-        Ok(Self::of(&shards))
+        Ok(Self {
+            per,
+            ..Self::of(&shards)
+        })
     }
 
     /// Shards of so many samples, and samples per chunk.
@@ -92,6 +117,7 @@ impl Geometry {
             selected: all.clone(),
             chunks: 0..0,
             largest_chunk: 0,
+            per: 1,
         }
         .select(all)
     }
@@ -117,6 +143,11 @@ impl Geometry {
     /// The number of samples, selected or not.
     pub(crate) fn total(&self) -> u64 {
         self.total
+    }
+
+    /// Ids of a sample.
+    pub(crate) fn per(&self) -> u64 {
+        self.per
     }
 
     pub(crate) fn selected(&self) -> &Selected {
@@ -256,6 +287,13 @@ impl Geometry {
         };
         let largest = u64::from(largest.max().unwrap_or(0));
         match &self.selected {
+            Selected::Parts(_) => {
+                let ranks = (0..self.num_chunks()).map(|i| self.ranks(&self.chunk(i)));
+                ranks
+                    .map(|ranks| ranks.end - ranks.start)
+                    .max()
+                    .unwrap_or(0)
+            }
             // A list may name a sample many times.
             Selected::List { sorted, .. } => {
                 let mut at = 0;
@@ -305,6 +343,7 @@ impl Selected {
             Self::Steps { len, .. } => *len,
             Self::Bitmap(bitmap) => bitmap.count(),
             Self::List { listed, .. } => listed.len() as u64,
+            Self::Parts(parts) => parts.len(),
         }
     }
 
@@ -315,13 +354,18 @@ impl Selected {
 
     /// True for a list: the order of samples is not that of the dataset.
     pub(crate) fn is_listed(&self) -> bool {
-        matches!(self, Self::List { .. })
+        match self {
+            Self::List { .. } => true,
+            Self::Parts(parts) => parts.is_listed(),
+            _ => false,
+        }
     }
 
     /// The `i`-th selected sample, in the order of the list if there is one.
     pub(crate) fn get(&self, i: u64) -> u64 {
         match self {
             Self::List { listed, .. } => listed[usize::try_from(i).unwrap_or(usize::MAX)],
+            Self::Parts(parts) => parts.get(i),
             _ => self.ascending(i),
         }
     }
@@ -332,6 +376,7 @@ impl Selected {
             Self::Steps { first, step, .. } => first + i * step,
             Self::Bitmap(bitmap) => bitmap.select(i),
             Self::List { sorted, .. } => sorted[usize::try_from(i).unwrap_or(usize::MAX)],
+            Self::Parts(parts) => parts.ascending(i),
         }
     }
 
@@ -343,12 +388,13 @@ impl Selected {
             }
             Self::Bitmap(bitmap) => bitmap.rank(sample),
             Self::List { sorted, .. } => sorted.partition_point(|&x| x < sample) as u64,
+            Self::Parts(parts) => parts.count_below(sample),
         }
     }
 
     /// The `i` of [`Selected::get`] for a sample; `None` if it is not selected, or listed.
     pub(crate) fn index_of(&self, sample: u64) -> Option<u64> {
-        if matches!(self, Self::List { .. }) {
+        if self.is_listed() {
             return None;
         }
         let i = self.count_below(sample);

@@ -8,6 +8,7 @@ pub(crate) mod bitmap;
 pub(crate) mod epoch;
 pub(crate) mod geometry;
 pub(crate) mod mixture;
+pub(crate) mod parts;
 pub(crate) mod windowed;
 
 use bijection::{Permutation, hash};
