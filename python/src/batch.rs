@@ -58,6 +58,26 @@ pub(crate) struct Delivery {
     sample_ids: Option<Py<PyString>>,
     /// Batches say which of their samples fill them up.
     mask: Option<Py<PyString>>,
+    /// Of which parts of samples they are made.
+    parts: Vec<(Py<PyString>, PartArray)>,
+}
+
+/// What a batch of parts of samples has beside its fields.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PartArray {
+    WindowStarts,
+    SegmentIds,
+    Positions,
+}
+
+impl PartArray {
+    fn key(self) -> &'static str {
+        match self {
+            Self::WindowStarts => "window_starts",
+            Self::SegmentIds => "segment_ids",
+            Self::Positions => "positions",
+        }
+    }
 }
 
 impl fmt::Debug for Delivery {
@@ -150,6 +170,7 @@ impl Delivery {
             dlpack,
             sample_ids: sample_ids.then(|| key(py, SAMPLE_IDS)),
             mask: None,
+            parts: Vec::new(),
         })
     }
 
@@ -164,6 +185,21 @@ impl Delivery {
             }
         }
         self.mask = Some(mask);
+        Ok(self)
+    }
+
+    /// Batches come with these arrays.
+    pub(crate) fn with_parts(mut self, py: Python<'_>, parts: &[PartArray]) -> PyResult<Self> {
+        for part in parts {
+            let taken = |field: &&FieldForm| field.key.bind(py).to_string_lossy() == part.key();
+            if self.fields.iter().find(taken).is_some() {
+                return Err(invalid(format!(
+                    "batches would have two entries {:?}: leave the field out",
+                    part.key()
+                )));
+            }
+            self.parts.push((key(py, part.key()), *part));
+        }
         Ok(self)
     }
 
@@ -207,6 +243,28 @@ impl Delivery {
             let span = Span::copied(&mask, DType::Bool, vec![mask.len()])?;
             dict.set_item(name, self.array(py, span)?)?;
         }
+        let rows = batch.len();
+        let length = batch
+            .fields()
+            .first()
+            .and_then(|field| field.shape().get(1));
+        let length = length.copied().unwrap_or(0);
+        for (name, part) in &self.parts {
+            let of_tokens = |values: Option<Vec<i32>>| {
+                let values = values.unwrap_or_default();
+                let bytes = bytemuck::cast_slice(&values);
+                self.array(py, Span::copied(bytes, DType::I32, vec![rows, length])?)
+            };
+            let array = match part {
+                PartArray::WindowStarts => {
+                    let starts = batch.window_starts().unwrap_or_default();
+                    self.indices(py, bytemuck::cast_slice(starts), vec![starts.len()])?
+                }
+                PartArray::SegmentIds => of_tokens(batch.segment_ids())?,
+                PartArray::Positions => of_tokens(batch.positions())?,
+            };
+            dict.set_item(name, array)?;
+        }
         // A view of one field keeps that field alone.
         for (form, field) in self.fields.iter().zip(batch.fields()) {
             self.add(&dict, form, field.clone())?;
@@ -238,7 +296,9 @@ impl Delivery {
         let Some(Memory::Field(field)) = memory.get_anywhere() else {
             return Err(invalid("no memory"));
         };
-        if matches!(form.form, Form::List) {
+        // A field that is cut in windows is ragged in the dataset, but not here.
+        let ragged = field.offsets().is_some() || field.mask().is_some();
+        if matches!(form.form, Form::List) && ragged {
             let list = PyList::empty(py);
             for i in 0..n {
                 list.append(self.array(py, sample(&memory, field, i)?)?)?;
@@ -248,6 +308,7 @@ impl Delivery {
         let span = Span::new(&memory, Memory::values, dtype, shape)?;
         dict.set_item(&form.key, self.array(py, span)?)?;
         match &form.form {
+            Form::Concatenated { .. } | Form::Padded { .. } if !ragged => {}
             Form::Concatenated { offsets, shapes } => {
                 let starts = field.offsets().unwrap_or_default();
                 dict.set_item(offsets, self.indices(py, starts, vec![starts.len()])?)?;

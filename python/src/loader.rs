@@ -14,7 +14,7 @@ use tensorshard::{
 };
 
 use crate::allocator::Allocator;
-use crate::batch::{Delivery, RaggedAs};
+use crate::batch::{Delivery, PartArray, RaggedAs};
 use crate::dtype;
 use crate::error::{forked, invalid, raise};
 use crate::field::{self, entry};
@@ -242,6 +242,12 @@ impl Loader {
             forms.push((field, asked.unwrap_or(ragged), scales));
         }
         let mut delivery = Delivery::new(py, forms.into_iter(), dlpack, sample_ids)?;
+        let has = |name: &str| order.is_some_and(|order| order.contains(name).unwrap_or(false));
+        if has("windows") && sample_ids {
+            delivery = delivery.with_parts(py, &[PartArray::WindowStarts])?;
+        } else if has("pack") {
+            delivery = delivery.with_parts(py, &[PartArray::SegmentIds, PartArray::Positions])?;
+        }
         if tail == "pad" {
             delivery = delivery.with_mask(py)?;
         }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tensorshard::{Damaged, Dataset, IoMode, LoaderBuilder, Mixture, MixtureEnd, Split};
+use tensorshard::{
+    Damaged, Dataset, IoMode, LoaderBuilder, Mixture, MixtureEnd, Pack, Split, Windows,
+};
 
 use crate::bitmap::Bitmap;
 use crate::error::invalid;
@@ -104,6 +106,29 @@ pub(crate) fn apply(
                 )));
             }
         });
+    }
+    type WindowsOf = (usize, usize, Option<Vec<String>>);
+    if let Some((length, stride, fields)) = entry::<WindowsOf>(dict, "windows")? {
+        let mut windows = Windows::new(length).stride(stride);
+        if let Some(fields) = fields {
+            windows = windows.fields(fields);
+        }
+        options = options.windows(windows);
+    }
+    type PackOf = (Vec<String>, usize, Option<f64>, Option<f64>);
+    if let Some((fields, length, separator, pad)) = entry::<PackOf>(dict, "pack")? {
+        let mut fields = fields.into_iter();
+        let mut packed = Pack::new(fields.next().unwrap_or_default(), length);
+        for field in fields {
+            packed = packed.with(field);
+        }
+        if let Some(value) = separator {
+            packed = packed.separator(value);
+        }
+        if let Some(value) = pad {
+            packed = packed.pad(value);
+        }
+        options = options.pack(packed);
     }
     if let Some(weights) = entry::<Vec<f64>>(dict, "weights")? {
         options = options.weights(weights);

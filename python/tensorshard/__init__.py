@@ -30,6 +30,7 @@ from ._errors import (
 )
 from ._files import convert, export, inspect, merge, salvage, verify
 from ._loader import Loader
+from ._parts import Pack, Windows
 from ._selection import Part
 from ._writer import Field, ShardWriter
 
@@ -45,6 +46,7 @@ __all__ = [
     "LimitExceededError",
     "Loader",
     "NotFoundError",
+    "Pack",
     "Part",
     "ShardWriter",
     "StateMismatchError",
@@ -52,6 +54,7 @@ __all__ = [
     "TensorshardError",
     "UnrepresentableError",
     "UnsupportedError",
+    "Windows",
     "WorkerPanickedError",
     "__version__",
     "convert",

@@ -13,6 +13,7 @@ from ._bitmap import Bitmap
 from ._dtypes import dtype_name
 from ._errors import InvalidArgumentError
 from ._outputs import Convert, convert_batch, converter, torch_allocator
+from ._parts import Pack, Windows, cut
 from ._selection import Part, selection
 
 Batch = dict[str, Any]
@@ -86,7 +87,8 @@ class Loader:
             is values).
         dequantize: `"cpu"`, or `"device"`: quantized fields come as codes with `NAME.scale` and `NAME.zero_point`, for
             `tensorshard.torch.dequantize`.
-        sample_ids: Batches have their samples' indices under `sample_ids`.
+        sample_ids: Batches have their samples' indices under `sample_ids`; with `windows`, the steps that windows begin
+            with under `window_starts`.
         pin_memory: With output `"torch"` where CUDA is there: batches are decoded into pinned memory of torch, from
             which `.to("cuda", non_blocking=True)` copies by itself.
         allocator: With output `"torch"`: what makes the memory that batches are decoded into. It gets a number of bytes
@@ -105,6 +107,8 @@ class Loader:
         split: Only a part that is drawn by hash, as for training and validation: `(0, 0.9)`, or `(0, 0.9, "key")` by
             the samples' keys, or with a seed, `(0, 0.9, "id", 1)`.
         filter: Only the samples of a `Bitmap`.
+        windows: Cuts samples in windows of so many steps, or as `Windows` says, which take the place of samples.
+        pack: Packs samples into windows as `Pack` says, which take the place of samples.
         weights: With `shuffle="exact"`, draws samples in proportion to these weights, with replacement.
         until: When an epoch of a mixture ends: `"first_exhausted"`, `"all_exhausted"` or a number of samples.
         lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
@@ -152,6 +156,8 @@ class Loader:
         indices: Sequence[int] | None = None,
         split: tuple[Any, ...] | None = None,
         filter: Bitmap | None = None,
+        windows: Windows | int | None = None,
+        pack: Pack | None = None,
         weights: Sequence[float] | None = None,
         until: str | int = "first_exhausted",
         shuffle_window: int | None = None,
@@ -175,6 +181,7 @@ class Loader:
             "damaged": damaged,
             "epochs": epochs,
             **selection(range, every_nth, indices, split, filter),
+            **cut(windows, pack),
             "weights": None if weights is None else [float(w) for w in weights],
             "num_samples" if isinstance(until, int) else "until": until,
         }

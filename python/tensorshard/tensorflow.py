@@ -50,7 +50,7 @@ def dataset(path: str | os.PathLike[str], batch_size: int = 64, **options: Any) 
     drop_last = bool(options.get("drop_last", False))
     samples = batch_size if drop_last else None
     # What delivery makes of dtypes is seen in a batch: `dtype` and `outputs` may ask for others.
-    probe = next(iter(Loader(path, 1, ragged="concatenated", **{**options, "drop_last": False})), {})
+    probe: dict[str, Any] = next(iter(Loader(path, 1, ragged="concatenated", **{**options, "drop_last": False})), {})
     signature: dict[str, Any] = {}
     ragged: list[str] = []
     for field in loader.fields:
@@ -60,6 +60,9 @@ def dataset(path: str | os.PathLike[str], batch_size: int = 64, **options: Any) 
             continue
         first = probe.get(name)
         dtype = getattr(tf, _TF_NAMES[field["dtype"]]) if first is None else tf.as_dtype(first.dtype)
+        if first is not None and f"{name}.offsets" not in probe:
+            # Windows of samples have a shape of their own.
+            shape = first.shape[1:]
         if shape is not None and None not in shape:
             signature[name] = tf.TensorSpec([samples, *shape], dtype)
         elif shape is not None and None not in shape[1:]:
@@ -71,6 +74,9 @@ def dataset(path: str | os.PathLike[str], batch_size: int = 64, **options: Any) 
             )
     if options.get("sample_ids"):
         signature["sample_ids"] = tf.TensorSpec([samples], tf.int64)
+    for name in ("window_starts", "segment_ids", "positions"):
+        if name in probe and name not in signature:
+            signature[name] = tf.TensorSpec([samples, *probe[name].shape[1:]], tf.as_dtype(probe[name].dtype))
 
     def batches() -> Any:
         for batch in loader:

@@ -57,3 +57,19 @@ def test_tensors_are_the_decoded_memory_and_bfloat16_is_real(tmp_path: Path) -> 
     assert batch["x"].dtype == tf.bfloat16
     np.testing.assert_array_equal(batch["x"].numpy(), x)
     np.testing.assert_array_equal(batch["flag"].numpy(), np.arange(16) > 7)
+
+
+def test_windows_and_packed_samples_have_shapes_of_their_own(tmp_path: Path) -> None:
+    with tensorshard.ShardWriter(tmp_path / "d", {"x": ("f4", (None, 3)), "t": ("u2", (None,))}) as writer:
+        for i in range(20):
+            writer.append({"x": np.full((i, 3), i, "f4"), "t": np.full(i, i, "u2")})
+    windows = tensorshard.tensorflow.dataset(
+        tmp_path / "d", batch_size=4, windows=tensorshard.Windows(5, 2), sample_ids=True
+    )
+    batch = next(iter(windows))
+    assert batch["x"].shape == (4, 5, 3)
+    assert batch["window_starts"].numpy().tolist() == [0, 0, 0, 2]
+    pack = tensorshard.Pack("t", 8, pad=0)
+    packed = tensorshard.tensorflow.dataset(tmp_path / "d", batch_size=4, fields=["t"], pack=pack)
+    batch = next(iter(packed))
+    assert batch["segment_ids"].shape == batch["positions"].shape == batch["t"].shape == (4, 8)
