@@ -173,12 +173,13 @@ def test_an_interrupted_convert_commits_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("num_workers", "method"),
+    # Without workers, no process is started.
+    [(0, "fork"), *((n, method) for n in (1, 2) for method in ("fork", "spawn", "forkserver"))],
+)
 def test_dataloader_gives_each_sample_once(num_workers: int, method: str, when: str, latents: Path) -> None:
     pytest.importorskip("torch")
-    if num_workers == 0 and method != "fork":
-        pytest.skip("no process is started")
     times = 20 if FULL else 1
     program = Path(__file__).with_name("dataloader_matrix.py")
     done = subprocess.run(
