@@ -13,8 +13,8 @@ use std::path::Path;
 
 use common::{Random, small_dataset};
 use tensorshard::{
-    Batch, Damaged, Dataset, FieldOutput, Loader, LoaderBuilder, Ragged, Result, ShardWriter,
-    Shuffle,
+    Batch, Damaged, Dataset, FieldOutput, Loader, LoaderBuilder, Mixture, Ragged, Result,
+    ShardWriter, Shuffle,
 };
 
 fn dataset(path: &Path) -> Result<Dataset> {
@@ -196,5 +196,82 @@ fn a_dataset_of_nothing_but_damage_ends_without_batches() -> Result<()> {
     let (batches, skipped) = epoch(Loader::builder().shuffle(Shuffle::Exact), &path)?;
     assert!(batches.is_empty());
     assert_eq!(skipped.iter().map(|(from, to)| to - from).sum::<u64>(), 200);
+    Ok(())
+}
+
+#[test]
+fn ranks_and_mixtures_skip_the_same_chunks_in_equal_steps() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+    dataset(&a)?;
+    dataset(&b)?;
+    let damaged = [damage(&a, 4, 3)?, damage(&b, 5, 4)?];
+    assert!(damaged.iter().all(|ranges| !ranges.is_empty()));
+    let datasets = [Dataset::open(&a)?, Dataset::open(&b)?];
+    let lost = |id: u64| {
+        let ranges = &damaged[(id / 200) as usize];
+        ranges.iter().any(|range| range.contains(&(id % 200)))
+    };
+    for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
+        for mixed in [false, true] {
+            let open = |options: LoaderBuilder| match mixed {
+                false => options.open_dataset(&datasets[0]),
+                true => {
+                    let mixture = Mixture::new().add(&datasets[0], 1.0).add(&datasets[1], 1.0);
+                    options.open_mixture(&mixture)
+                }
+            };
+            let base = |rank, world| {
+                Loader::builder()
+                    .shuffle(shuffle)
+                    .rank(rank, world)
+                    .global_batch_size(12)
+                    .damaged(Damaged::Skip)
+            };
+            let whole = open(base(0, 1).damaged(Damaged::Error))?;
+            for world in [1, 2, 3, 4] {
+                let mut seen = Vec::new();
+                let mut listed = BTreeMap::new();
+                for rank in 0..world {
+                    let loader = open(base(rank, world))?;
+                    let batch_size = loader.batch_size().unwrap();
+                    let mut batches = loader.batches(batch_size);
+                    let mut found = BTreeMap::new();
+                    for batch in batches.by_ref() {
+                        let batch = batch?;
+                        found.insert(batch.index(), batch.sample_ids().to_vec());
+                    }
+                    for step in 0..loader.num_batches(batch_size) {
+                        // As many steps as the other ranks, even if nothing is left of one; and what is left is whole.
+                        let mut expected = loader.ids_for(step, batch_size)?;
+                        expected.retain(|&id| !lost(id));
+                        match found.remove(&step) {
+                            Some(ids) => assert_eq!(ids, expected, "{shuffle:?} {mixed} {world}"),
+                            None => assert!(world == 1 && expected.is_empty()),
+                        }
+                        seen.extend(expected);
+                    }
+                    assert!(found.is_empty());
+                    for chunk in batches.skipped() {
+                        let path = chunk.path.clone().unwrap();
+                        listed.insert((path, chunk.first_sample), chunk.num_samples);
+                    }
+                    let state = loader.state()?;
+                    assert_eq!(state.consumed(), state.num_samples());
+                }
+                seen.sort_unstable();
+                let n = whole.num_samples();
+                let all = (0..n).filter(|&id| !lost(id));
+                assert_eq!(n, if mixed { 400 } else { 200 });
+                assert_eq!(
+                    seen,
+                    all.collect::<Vec<u64>>(),
+                    "{shuffle:?} {mixed} {world}"
+                );
+                let listed: u64 = listed.values().sum();
+                assert_eq!(listed + seen.len() as u64, n);
+            }
+        }
+    }
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::shard::{Scratch, Shapes};
 use crate::sync::{AtomicBool, Mutex};
 
+use super::Store;
 use super::order::geometry::ChunkPlace;
 
 /// What happens to chunks whose checksums do not hold.
@@ -36,7 +37,7 @@ pub struct SkippedChunk {
     pub path: Option<PathBuf>,
     /// Ordinal of the chunk in its shard.
     pub chunk: u64,
-    /// Index of its first sample in the dataset.
+    /// Index of its first sample in the dataset; in a mixture, in that of the shard.
     pub first_sample: u64,
     /// Samples that were left out.
     pub num_samples: u64,
@@ -55,9 +56,9 @@ pub(super) struct Skips {
 
 #[derive(Debug, Default)]
 struct Checked {
-    /// First samples of chunks that are intact.
+    /// Ids of the first samples of chunks that are intact.
     intact: HashSet<u64>,
-    /// By the first sample.
+    /// By the id of the first sample.
     skipped: BTreeMap<u64, SkippedChunk>,
 }
 
@@ -81,19 +82,22 @@ impl Skips {
     pub(super) fn skips(
         &self,
         place: ChunkPlace,
-        dataset: &Dataset,
-        layouts: &[FieldLayout],
+        store: &Store,
         scratch: &mut Scratch,
     ) -> Result<bool> {
         if self.policy == Damaged::Error {
             return Ok(false);
         }
+        let Store {
+            dataset, layouts, ..
+        } = store;
+        let first_id = store.first_id + place.first_sample;
         {
             let checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-            if checked.intact.contains(&place.first_sample) {
+            if checked.intact.contains(&first_id) {
                 return Ok(false);
             }
-            if checked.skipped.contains_key(&place.first_sample) {
+            if checked.skipped.contains_key(&first_id) {
                 return Ok(true);
             }
         }
@@ -105,7 +109,7 @@ impl Skips {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok(()) => {
-                checked.intact.insert(place.first_sample);
+                checked.intact.insert(first_id);
                 Ok(false)
             }
             Err(error) if error.is_corrupt() => {
@@ -116,7 +120,7 @@ impl Skips {
                     num_samples: u64::from(place.num_samples),
                     message: error.to_string(),
                 };
-                checked.skipped.insert(place.first_sample, skipped);
+                checked.skipped.insert(first_id, skipped);
                 self.any.store(true, Ordering::Release);
                 Ok(true)
             }

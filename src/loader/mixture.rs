@@ -91,11 +91,6 @@ impl Mixture {
                 "repeat and weights are for one dataset; a mixture has its weights and `until`",
             ));
         }
-        if options.damaged != super::Damaged::Error {
-            return Err(Error::invalid(
-                "damaged chunks cannot be skipped in a mixture: salvage the dataset first",
-            ));
-        }
         Ok(())
     }
 }

@@ -319,14 +319,12 @@ impl Worker {
 
     fn learn_shapes(&mut self, task: &ShapesTask) -> Report {
         let work = || -> Result<Arc<ChunkShapes>> {
+            let store = &self.stores[task.place.source as usize];
             let Store {
                 dataset, layouts, ..
-            } = &self.stores[task.place.source as usize];
+            } = store;
             fault::at(dataset.path(), "shapes", task.place.chunk)?;
-            if self
-                .skips
-                .skips(task.place, dataset, layouts, &mut self.scratch)?
-            {
+            if self.skips.skips(task.place, store, &mut self.scratch)? {
                 let shapes = layouts.iter().map(|layout| {
                     let shapes = || no_shapes(task.place, dataset, layout);
                     layout.is_ragged().then(shapes).transpose()
@@ -371,14 +369,12 @@ impl Worker {
         }
         self.counters.chunks.fetch_add(1, Ordering::Relaxed);
         let work = || -> Result<()> {
+            let store = &self.stores[place.source as usize];
             let Store {
                 dataset, layouts, ..
-            } = &self.stores[place.source as usize];
+            } = store;
             fault::at(dataset.path(), "read", place.chunk)?;
-            if self
-                .skips
-                .skips(place, dataset, layouts, &mut self.scratch)?
-            {
+            if self.skips.skips(place, store, &mut self.scratch)? {
                 return Ok(());
             }
             let shard = dataset.shard(place.shard)?;
