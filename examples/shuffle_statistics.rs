@@ -1,4 +1,4 @@
-//! How good shuffles are, measured: the tables of SHUFFLING.md.
+//! How good shuffles are, and what batches of like lengths save, measured: the tables of SHUFFLING.md.
 //!
 //! `cargo run --release --example shuffle_statistics`
 //!
@@ -7,8 +7,11 @@
 #![expect(
     clippy::print_stdout,
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "a program that prints a table of small numbers"
 )]
+
+use std::collections::BTreeSet;
 
 use tensorshard::{DType, Dataset, FieldSpec, Loader, Result, ShardWriter, Shuffle, TensorView};
 
@@ -149,6 +152,74 @@ fn measure(order: &[usize]) -> Statistics {
     out
 }
 
+/// Samples of the table of lengths, 64 in a chunk.
+const TEXTS: u64 = 1 << 15;
+/// Batches of the table of lengths.
+const TEXT_BATCH: usize = 64;
+
+/// Lengths as those of texts: the logarithm is normal, half are below 200, and none is above 2048.
+fn text_length(random: &mut Random) -> usize {
+    let uniform = |random: &mut Random| random.next() as f64 / u64::MAX as f64;
+    let normal: f64 = (0..12).map(|_| uniform(random)).sum::<f64>() - 6.0;
+    (200.0 * normal.exp()).clamp(1.0, 2048.0) as usize
+}
+
+/// What batches of like lengths save: elements of padded batches by those that are not padding, over an epoch.
+fn lengths() -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("tensorshard-lengths-{}", std::process::id()));
+    let mut writer = ShardWriter::builder()
+        .field(FieldSpec::ragged("tokens", DType::U8, [None]))
+        .samples_per_chunk(64)
+        .create(&folder)?;
+    let mut random = Random(1);
+    let lengths: Vec<usize> = (0..TEXTS).map(|_| text_length(&mut random)).collect();
+    for &length in &lengths {
+        let tokens = vec![0; length];
+        writer.append(&[("tokens", TensorView::new(DType::U8, &[length], &tokens)?)])?;
+    }
+    writer.finish()?;
+    let dataset = Dataset::open(&folder)?;
+    println!("\n| order | padding | padded to multiples of 64 | shapes |");
+    println!("|---|---|---|---|");
+    for shuffle in [Shuffle::windowed(), Shuffle::Exact] {
+        for pool_batches in [None, Some(1), Some(4), Some(16), Some(64), Some(512)] {
+            let mut options = Loader::builder()
+                .shuffle(shuffle)
+                .rank(0, 1)
+                .global_batch_size(TEXT_BATCH as u64);
+            if let Some(pool_batches) = pool_batches {
+                options = options.bucket_by_length("tokens", pool_batches);
+            }
+            let loader = options.open_dataset(&dataset)?;
+            let (mut padded, mut in_multiples, mut shapes) = (0, 0, BTreeSet::new());
+            for step in 0..loader.num_batches(TEXT_BATCH) {
+                let ids = loader.ids_for(step, TEXT_BATCH)?;
+                let longest = ids.iter().map(|&id| lengths[id as usize]).max();
+                let longest = longest.unwrap_or(0);
+                padded += longest * ids.len();
+                in_multiples += longest.next_multiple_of(64) * ids.len();
+                shapes.insert(longest.next_multiple_of(64));
+            }
+            let values: usize = lengths.iter().sum();
+            let share = |padded: usize| 100.0 * (padded - values) as f64 / padded as f64;
+            let name = match shuffle {
+                Shuffle::Exact => "exact",
+                _ => "windowed",
+            };
+            let pools =
+                pool_batches.map_or_else(String::new, |n| format!(", pools of {n} batches"));
+            println!(
+                "| {name}{pools} | {:.1}% | {:.1}% | {} |",
+                share(padded),
+                share(in_multiples),
+                shapes.len()
+            );
+        }
+    }
+    std::fs::remove_dir_all(&folder).ok();
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let folder = std::env::temp_dir().join(format!("tensorshard-shuffles-{}", std::process::id()));
     let mut writer = ShardWriter::builder()
@@ -233,5 +304,5 @@ fn main() -> Result<()> {
         );
     }
     std::fs::remove_dir_all(dataset.path()).ok();
-    Ok(())
+    lengths()
 }

@@ -625,3 +625,159 @@ fn weights_draw_samples_in_proportion_and_resume() -> Result<()> {
     assert!(few.open_dataset(&dataset).is_err());
     Ok(())
 }
+
+#[test]
+fn weights_are_given_anew_when_samples_were_appended() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    let dataset = numbers(&path, 0, 200, 10)?;
+    let open = |dataset: &Dataset, weights: usize| {
+        Loader::builder()
+            .shuffle(Shuffle::Exact)
+            .weights(vec![1.0; weights])
+            .open_dataset(dataset)
+    };
+    let mut loader = open(&dataset, 200)?;
+    loader.seek(3, 16)?;
+    let state = loader.state()?;
+    let mut writer = ShardWriter::builder().append_to(&path)?;
+    for i in 200..230_i64 {
+        writer.append(&[("x", TensorView::new(DType::I64, &[], &i.to_le_bytes())?)])?;
+    }
+    writer.finish()?;
+    let longer = Dataset::open(&path)?;
+    for weights in [200, 229, 231] {
+        let error = open(&longer, weights).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::InvalidArgument { .. }));
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("{weights} weights for 230 samples")),
+            "{message}"
+        );
+    }
+    // An epoch that was drawn from fewer samples is not continued with more of them.
+    let mut longer = open(&longer, 230)?;
+    let error = longer.load_state(&state).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::StateMismatch { .. }));
+    assert!(error.to_string().contains("drawn by weight"), "{error}");
+    assert_eq!(all(&longer, 16)?.len(), 15);
+    // With the samples that it had, it is.
+    let mut resumed = open(&dataset, 200)?;
+    resumed.load_state(&state)?;
+    assert_eq!(all(&resumed, 16)?.len(), 10);
+    Ok(())
+}
+
+#[test]
+fn ranks_decode_a_chunk_once_between_them_and_say_so() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = numbers(&dir.path().join("a"), 0, 16_000, 16)?;
+    // Where lanes meet in a chunk it is visited twice, by one rank as by many.
+    let mut alone = 0.0;
+    for (world, lanes) in [(1, 48), (2, 48), (3, 48), (4, 48), (8, 48)] {
+        let (mut visited, mut planned) = (0, 0);
+        for rank in 0..world {
+            let loader = Loader::builder()
+                .shuffle(Shuffle::windowed())
+                .lanes(lanes)
+                .rank(rank, world)
+                .global_batch_size(192)
+                .open_dataset(&dataset)?;
+            let num_samples: usize = all(&loader, loader.batch_size().unwrap())?
+                .iter()
+                .map(Batch::len)
+                .sum();
+            let stats = loader.stats();
+            assert_eq!(stats.planned_samples, num_samples as u64);
+            visited += stats.visited_samples;
+            planned += stats.planned_samples;
+        }
+        assert_eq!(planned, 16_000);
+        let amplification = visited as f64 / planned as f64;
+        if world == 1 {
+            alone = amplification;
+        }
+        assert!(amplification <= 1.1 * alone, "{world}: {amplification}");
+    }
+    Ok(())
+}
+
+#[test]
+fn threads_and_worlds_change_nothing_of_mixtures_repeats_and_weights() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let a = numbers(&dir.path().join("a"), 0, 130, 7)?;
+    let b = numbers(&dir.path().join("b"), 130, 50, 3)?;
+    let weights: Vec<f64> = (0..130).map(|i| f64::from(i % 4)).collect();
+    type Open<'a> = Box<dyn Fn(LoaderBuilder) -> Result<Loader> + 'a>;
+    let mixture = || {
+        let mixture = Mixture::new().add(&a, 2.0).add(&b, 1.0);
+        mixture.until(MixtureEnd::AllExhausted)
+    };
+    let mut sources: Vec<(Shuffle, Open<'_>)> = Vec::new();
+    for shuffle in MODES {
+        sources.push((
+            shuffle,
+            Box::new(|options| options.open_mixture(&mixture())),
+        ));
+        sources.push((
+            shuffle,
+            Box::new(|options| options.repeat(2).open_dataset(&a)),
+        ));
+    }
+    sources.push((
+        Shuffle::Exact,
+        Box::new(|options| options.weights(weights.clone()).open_dataset(&a)),
+    ));
+    let mut random = Random(5);
+    for (case, (shuffle, open)) in sources.iter().enumerate() {
+        for tail in [Tail::Short, Tail::Drop, Tail::Pad] {
+            let base = || {
+                let options = Loader::builder().shuffle(*shuffle).tail(tail).seed(2);
+                options.epoch(1).global_batch_size(24)
+            };
+            let whole = open(base().rank(0, 1).num_workers(1))?;
+            let expected = ids(&all(&whole, 24)?);
+            let steps = whole.num_batches(24);
+            for threads in [1, 2, 3, 8] {
+                let worlds = [1, 2, 3, 4, 8];
+                let worlds = [worlds[random.below(5)], worlds[random.below(5)]];
+                let taken = random.below(usize::try_from(steps).unwrap() + 1);
+                let (mut found, mut state) = (Vec::new(), None::<String>);
+                for (world, steps) in worlds.into_iter().zip([taken, usize::MAX]) {
+                    let mut parts = Vec::new();
+                    let mut states = Vec::new();
+                    for rank in 0..world {
+                        let mut loader = open(base().rank(rank, world).num_workers(threads))?;
+                        if let Some(json) = &state {
+                            loader.load_state(&LoaderState::from_json(json)?)?;
+                        }
+                        let batches = loader.batches(loader.batch_size().unwrap()).take(steps);
+                        parts.push(batches.collect::<Result<Vec<Batch>>>()?);
+                        states.push(loader.state()?.to_json());
+                    }
+                    for step in 0..parts[0].len() {
+                        assert!(parts.iter().all(|part| part.len() == parts[0].len()));
+                        let mut batch: Vec<u64> = Vec::new();
+                        for part in &parts {
+                            batch.extend_from_slice(part[step].sample_ids());
+                        }
+                        batch.sort_unstable();
+                        found.push(batch);
+                    }
+                    assert!(states.iter().all(|state| *state == states[0]));
+                    state = states.pop();
+                }
+                let expected = expected.chunks(24).map(|batch| {
+                    let mut batch = batch.to_vec();
+                    batch.sort_unstable();
+                    batch
+                });
+                assert!(
+                    found.into_iter().eq(expected),
+                    "{case} {shuffle:?} {tail:?} {threads} threads, {worlds:?} after {taken}"
+                );
+            }
+        }
+    }
+    Ok(())
+}

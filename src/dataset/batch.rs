@@ -351,6 +351,8 @@ pub(crate) struct FieldLayout {
     pub(crate) ordinal: usize,
     pub(crate) form: Form,
     ragged: Ragged,
+    /// Padded dims are multiples of it.
+    multiple: usize,
     name: Arc<str>,
     kind: Kind,
     dtype: DType,
@@ -398,6 +400,7 @@ impl FieldLayout {
             dtype: out_dtype(field, &form, None),
             form,
             ragged,
+            multiple: output.multiple(),
             name: field.name().into(),
             kind: field.kind(),
             dims: field.dims().unwrap_or_default().to_vec(),
@@ -448,6 +451,19 @@ impl FieldLayout {
             .scales
             .map_or(0, |(n, zero_points)| n * if zero_points { 8 } else { 4 });
         Some(*values as u64 + scales as u64)
+    }
+
+    /// About how many bytes a sample of this length takes in a batch, where the shape varies.
+    pub(crate) fn bytes_of_length(&self, length: u64) -> u64 {
+        let fixed = self.dims.iter().flatten();
+        fixed.fold(
+            length.saturating_mul(self.dtype.size() as u64),
+            |n, &dim| n.saturating_mul(dim as u64),
+        )
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// The number of arrays (values, scales, zero points) of this field in a batch.
@@ -532,7 +548,7 @@ impl FieldLayout {
             parts.offsets.push(entries);
         }
         if self.ragged == Ragged::Padded {
-            parts.pad(&self.dims);
+            parts.pad(&self.dims, self.multiple)?;
         }
         Ok(parts)
     }
@@ -589,7 +605,7 @@ impl FieldLayout {
 }
 
 impl RaggedParts {
-    fn pad(&mut self, dims: &[Option<usize>]) {
+    fn pad(&mut self, dims: &[Option<usize>], multiple: usize) -> Result<()> {
         let num_samples = self.ends.len();
         let largest = |dim: usize| {
             (0..num_samples)
@@ -597,12 +613,16 @@ impl RaggedParts {
                 .max()
                 .unwrap_or(0)
         };
-        let padded: Vec<usize> = (0..dims.len())
-            .map(|dim| dims[dim].unwrap_or_else(|| largest(dim)))
+        let padded: Option<Vec<usize>> = (0..dims.len())
+            .map(|dim| dims[dim].or_else(|| largest(dim).checked_next_multiple_of(multiple)))
             .collect();
+        let padded = padded.ok_or_else(too_large)?;
         let inner: Vec<usize> = self.variable.iter().map(|&dim| padded[dim]).collect();
         let cells = elements(&inner);
-        let mut mask = vec![0u8; cells.saturating_mul(num_samples)];
+        let mut mask = Vec::new();
+        let len = cells.saturating_mul(num_samples);
+        mask.try_reserve_exact(len).map_err(|_| too_large())?;
+        mask.resize(len, 0u8);
         for (i, cells) in mask.chunks_exact_mut(cells.max(1)).enumerate() {
             let shape: Vec<usize> = self
                 .variable
@@ -622,6 +642,7 @@ impl RaggedParts {
         self.mask = mask;
         self.mask_shape = std::iter::once(num_samples).chain(inner).collect();
         self.padded = Some(padded);
+        Ok(())
     }
 }
 

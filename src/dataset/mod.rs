@@ -5,6 +5,7 @@ mod batch;
 mod crash_tests;
 mod field_spec;
 mod inspect;
+mod lengths;
 mod merge;
 mod metadata;
 mod output;
@@ -25,6 +26,8 @@ pub use writer::{ShardWriter, ShardWriterBuilder, WriteProgress, WriteSummary};
 
 use metadata::Metadata;
 pub(crate) use writer::check_workers;
+
+pub(crate) use lengths::LengthReader;
 
 pub(crate) use batch::{BatchParts, Extent, FieldLayout, PackedSegments, RaggedParts};
 

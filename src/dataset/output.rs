@@ -28,6 +28,7 @@ pub struct FieldOutput {
     normalize: Option<Normalization>,
     quantized: bool,
     ragged: Ragged,
+    pad_to: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +81,18 @@ impl FieldOutput {
         self
     }
 
+    /// With [`Ragged::Padded`]: dims that vary are padded to the next multiple of `multiple`, at least 1, so that batches
+    /// have few different shapes, as compiled models like it.
+    pub fn pad_to_multiple(mut self, multiple: usize) -> Self {
+        self.pad_to = Some(multiple);
+        self
+    }
+
+    /// What dims that vary are padded to a multiple of.
+    pub(crate) fn multiple(&self) -> usize {
+        self.pad_to.unwrap_or(1)
+    }
+
     /// True if nothing but the default dtype was asked for.
     pub(crate) fn with_default_dtype(&self, dtype: Option<DType>, field: &Field) -> Self {
         let mut out = self.clone();
@@ -96,6 +109,13 @@ impl FieldOutput {
     }
 
     fn resolve_inner(&self, field: &Field) -> Result<(Form, Ragged)> {
+        if let Some(multiple) = self.pad_to
+            && (multiple == 0 || self.ragged != Ragged::Padded)
+        {
+            return Err(Error::invalid(format!(
+                "pad_to_multiple({multiple}) is for padded output, and at least 1"
+            )));
+        }
         let rank_varies = field.dims().is_none() || field.dtype().is_none();
         if self.ragged == Ragged::Padded
             && field.is_ragged()

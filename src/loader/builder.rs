@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::pool::{BufferPool, HostAllocator};
 use crate::storage::IoMode;
 
+use super::buckets::{BucketSpec, Buckets};
 use super::damaged::Damaged;
 use super::distribution::Distribution;
 use super::mixture::{Mixture, MixtureEnd, Part};
@@ -50,6 +51,7 @@ pub struct LoaderBuilder {
     pub(super) epochs: Option<u64>,
     pub(super) repeat: u64,
     pub(super) weights: Option<Arc<[f64]>>,
+    pub(super) buckets: Option<BucketSpec>,
     pub(super) selection: Selection,
     windows: Option<Windows>,
     pack: Option<Pack>,
@@ -79,6 +81,7 @@ impl Default for LoaderBuilder {
             epochs: None,
             repeat: 1,
             weights: None,
+            buckets: None,
             selection: Selection::default(),
             windows: None,
             pack: None,
@@ -197,6 +200,25 @@ impl LoaderBuilder {
         self
     }
 
+    /// Batches of samples of like lengths, so that little is padded: of every `pool_batches` batches of the order (of all
+    /// ranks; [`LoaderBuilder::global_batch_size`] must be given), the samples are sorted by the length of this field and
+    /// make new batches, which are delivered in random order; with [`Shuffle::None`], shortest first. The short batch at
+    /// the end of the epoch stays as it is. Part of the order; goes with every shuffle, mixture and selection.
+    ///
+    /// A length is the product of the dims that vary. All are read from the chunks' shapes when the loader is opened, and
+    /// take 4 bytes a sample. A pool is decoded together as far as the memory budget allows: every rank decodes nearly
+    /// every chunk of it, and chunks that reach over several pools come again with each. Larger pools pad less, and take
+    /// more memory.
+    ///
+    /// See [`FieldOutput::pad_to_multiple`] for batches of few shapes.
+    pub fn bucket_by_length(mut self, field: impl Into<String>, pool_batches: u64) -> Self {
+        self.buckets = Some(BucketSpec {
+            field: field.into(),
+            pool_batches,
+        });
+        self
+    }
+
     /// Only samples with these ids (as far as they exist). With `every_nth`, `split` and `filter`: those that all of
     /// them select.
     pub fn range(mut self, ids: Range<u64>) -> Self {
@@ -281,7 +303,8 @@ impl LoaderBuilder {
         self
     }
 
-    /// What happens to damaged chunks: an error, or they are skipped. Skipping needs checksums to be verified.
+    /// What happens to damaged chunks: an error, or they are skipped. Skipping needs checksums to be verified. Lengths
+    /// ([`LoaderBuilder::bucket_by_length`]) that cannot be read are always an error.
     pub fn damaged(mut self, damaged: Damaged) -> Self {
         self.damaged = damaged;
         self
@@ -371,6 +394,7 @@ impl LoaderBuilder {
         let sources = sources.collect::<Result<Vec<Source>>>()?;
         let pool = BufferPool::new(self.memory_budget, self.allocator.clone());
         let draws = self.draws(&sources[0].geometry)?;
+        let buckets = Buckets::new(&self, &stores, &sources)?;
         Ok(Loader {
             stores: stores.into(),
             selections,
@@ -380,6 +404,7 @@ impl LoaderBuilder {
             turns: Arc::new(turns),
             end,
             draws,
+            buckets,
             distribution,
             progress: Progress::default(),
             handover: Handover::default(),

@@ -1,6 +1,7 @@
 //! [`Loader`]: the samples of a dataset as batches, decoded ahead by worker threads, in an order that only the dataset,
 //! the seed, the epoch and the order options decide.
 
+mod buckets;
 mod builder;
 mod damaged;
 mod distribution;
@@ -56,10 +57,12 @@ use crate::error::{Error, Result};
 use crate::pool::BufferPool;
 use crate::sync::Mutex;
 
+use buckets::Buckets;
 use keep::Keeper;
 use next_epoch::Handover;
 use order::bijection::hash;
 use order::epoch::{Epoch, Track};
+use order::epoch_key;
 use order::geometry::Geometry;
 use order::mixture::{Alias, Turns};
 use order::windowed;
@@ -106,6 +109,7 @@ pub struct Loader {
     turns: Arc<Turns>,
     end: MixtureEnd,
     draws: Option<Draws>,
+    buckets: Option<Buckets>,
     distribution: Distribution,
     progress: Progress,
     handover: Handover,
@@ -326,6 +330,7 @@ impl Loader {
     fn is_listed(&self) -> bool {
         let listed = |source: &Source| source.geometry.selected().is_listed();
         match self.options.shuffle {
+            _ if self.buckets.is_some() => true,
             Shuffle::Windowed { .. } => false,
             Shuffle::None => self.stores.len() > 1 || self.sources().iter().any(listed),
             Shuffle::Exact => true,
@@ -387,7 +392,12 @@ impl Loader {
                 None => track,
             });
         }
-        Ok(Epoch::new(tracks, Arc::clone(&self.turns)))
+        let epoch = Epoch::new(tracks, Arc::clone(&self.turns));
+        let Some(buckets) = &self.buckets else {
+            return Ok(epoch);
+        };
+        let key = (o.shuffle != Shuffle::None).then(|| hash(epoch_key(o.seed, o.epoch), 3));
+        Ok(epoch.in_pools(buckets.pools(num_samples, key)))
     }
 
     /// What this rank delivers, from a position on.
@@ -395,7 +405,8 @@ impl Loader {
         let (rank, world) = self.distribution.share();
         let global_batch = (batch_size.max(1) as u64).saturating_mul(world);
         let deal = match self.options.shuffle {
-            Shuffle::Windowed { .. } => Deal::Lanes,
+            Shuffle::Windowed { .. } if self.buckets.is_none() => Deal::Lanes,
+            Shuffle::Windowed { .. } => Deal::Runs,
             Shuffle::None | Shuffle::Exact => Deal::Runs,
         };
         let range = (start, self.num_samples());
@@ -456,7 +467,8 @@ impl Loader {
         let whole = self.stores[0].cut.is_whole();
         let single = self.stores.len() == 1 && self.draws.is_none() && whole;
         let listed = self.sources()[0].geometry.selected().is_listed();
-        if self.options.shuffle != Shuffle::Exact || sample_bytes < MIN_KEPT || listed || !single {
+        let exact = self.options.shuffle == Shuffle::Exact && self.buckets.is_none();
+        if !exact || sample_bytes < MIN_KEPT || listed || !single {
             return None;
         }
         let Store {
@@ -480,6 +492,16 @@ impl Loader {
     /// choice: it decides how much is decoded together, never the order.
     fn round_samples(&self, batch_size: usize) -> u64 {
         let batch_size = batch_size as u64;
+        if let Some(buckets) = &self.buckets {
+            // Chunks are decoded once for a pool, if it fits.
+            let longest = self.stores[0].layouts.iter().map(|layout| {
+                let own = layout.name() == buckets.spec.field;
+                let longest = own.then(|| layout.bytes_of_length(buckets.longest()));
+                layout.sample_bytes().or(longest).unwrap_or(0)
+            });
+            let sample_bytes = longest.fold(0u64, u64::saturating_add);
+            return self.affordable_samples(batch_size, sample_bytes, buckets.spec.pool_batches);
+        }
         match self.options.shuffle {
             Shuffle::Windowed { .. } => {
                 let windows = (0..self.stores.len()).map(|i| self.window_samples(i));
@@ -490,16 +512,17 @@ impl Loader {
                 self.sources()[0].geometry.largest_chunk()
             }
             Shuffle::None | Shuffle::Exact => {
-                let batch_bytes = self
-                    .sample_bytes()
-                    .unwrap_or(0)
-                    .saturating_mul(batch_size)
-                    .max(1);
-                // Two rounds and a batch on each side fit.
-                let affordable = (self.batch_budget() / batch_bytes).saturating_sub(2) / 2;
-                batch_size.saturating_mul(affordable.clamp(1, self.options.prefetch as u64))
+                let sample_bytes = self.sample_bytes().unwrap_or(0);
+                self.affordable_samples(batch_size, sample_bytes, self.options.prefetch as u64)
             }
         }
+    }
+
+    /// Samples of up to `most` batches, as long as two rounds of them and a batch on each side fit in the budget.
+    fn affordable_samples(&self, batch_size: u64, sample_bytes: u64, most: u64) -> u64 {
+        let batch_bytes = sample_bytes.saturating_mul(batch_size).max(1);
+        let affordable = (self.batch_budget() / batch_bytes).saturating_sub(2) / 2;
+        batch_size.saturating_mul(affordable.clamp(1, most))
     }
 
     /// Positions over which the window of a dataset reaches.

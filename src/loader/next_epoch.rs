@@ -84,8 +84,8 @@ impl Begun {
         let sample_bytes = loader.sample_bytes().unwrap_or(0);
         // A part of the window is replaced at a time; other rounds are planned as a whole.
         let round = match loader.options.shuffle {
-            Shuffle::Windowed { .. } => round_samples / 8,
-            Shuffle::None | Shuffle::Exact => round_samples,
+            Shuffle::Windowed { .. } if loader.buckets.is_none() => round_samples / 8,
+            _ => round_samples,
         };
         let round = round.div_ceil(batch_size as u64);
         let keeper = loader.keeper(batch_size, round_samples);

@@ -11,6 +11,14 @@ use super::order::{LANES, Shuffle};
 use super::plan::Planner;
 use super::share::{Deal, Share, Tail};
 
+/// Memory of this process, where Linux tells.
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let words = line.and_then(|line| line.split_whitespace().next());
+    words.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
 /// Run with `cargo test --release --lib order_speed -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints timings"]
@@ -20,6 +28,7 @@ fn order_speed() {
     let shards: Vec<(u64, u32)> = (0..10_000)
         .map(|i| (100_000_000 - 64 * (i % 2), 256))
         .collect();
+    println!("resident at the start: {} MiB", resident_mib());
     let g = Arc::new(Geometry::of(&shards));
     let n = g.len();
     for shuffle in [Shuffle::None, Shuffle::windowed(), Shuffle::Exact] {
@@ -49,7 +58,8 @@ fn order_speed() {
             resumed.push((start.elapsed(), rounds));
         }
         println!(
-            "{shuffle:?}: built in {built:?}, a position in {drawn:?}, the first 8 batches at 0, n/2, 0.9 n planned in {resumed:?} ({sum})"
+            "{shuffle:?}: built in {built:?}, a position in {drawn:?}, the first 8 batches at 0, n/2, 0.9 n planned in {resumed:?}, resident {} MiB ({sum})",
+            resident_mib()
         );
     }
 }

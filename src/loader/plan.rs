@@ -148,6 +148,7 @@ impl Planner {
         let pass = epoch.tracks[0].pass(0)?;
         let listed = epoch.tracks[0].geometry.selected().is_listed();
         let feed = match pass.as_ref() {
+            _ if epoch.has_pools() => Feed::Listed(Cursor::default()),
             Order::Sequential if is_single && !listed => Feed::Sequential(Cursor::default()),
             Order::Windowed(_) => {
                 let lanes = LaneFeed::new(&mut epoch, &share)?;
@@ -533,5 +534,7 @@ fn narrow(x: u64) -> u32 {
     u32::try_from(x).unwrap_or(u32::MAX)
 }
 
+#[cfg(test)]
+mod exhaustive;
 #[cfg(test)]
 mod tests;

@@ -296,6 +296,11 @@ impl Loader {
                 _ => add(&format!("{name} {i}"), word.clone()),
             }
         }
+        if let Some(buckets) = &self.buckets {
+            add("bucket_by_length", buckets.spec.field.clone());
+            add("pool_batches", buckets.spec.pool_batches.to_string());
+            add("global_batch_size", buckets.global_batch.to_string());
+        }
         if o.repeat != 1 {
             add("repeat", o.repeat.to_string());
         }

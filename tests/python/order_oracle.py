@@ -1,6 +1,6 @@
 """The order of samples, written from format-spec.md section 13 alone; makes the files in tests/data/orders.
 
-Run it with the name of a set of orders (v1, windows, packed) and the path to write, or without a path to print.
+Run it with the name of a set of orders (v1, windows, packed, buckets) and the path to write, or without a path to print.
 """
 
 import json
@@ -191,6 +191,21 @@ def passes(case, selected, chunks):
     return out
 
 
+def bucketed(case, base):
+    batch, lengths = case["global_batch"], case["lengths"]
+    full = len(base) - len(base) % batch
+    size = batch * case["pool_batches"]
+    key = hash2(hash2(case["seed"], case["epoch"]), 3)
+    out = []
+    for pool, start in enumerate(range(0, full, size)):
+        samples = sorted(base[start : min(start + size, full)], key=lambda sample: lengths[sample])
+        batches = [samples[i : i + batch] for i in range(0, len(samples), batch)]
+        if case["shuffle"] != "none":
+            shuffle(batches, hash2(key, pool))
+        out += sum(batches, [])
+    return out + base[full:]
+
+
 def cases():
     small = [[100, 7], [1, 16], [64, 16], [33, 5]]
     aligned = [[1024, 8], [256, 8]]
@@ -213,6 +228,19 @@ def cases():
             case = base | {"shuffle": "windowed", "window": window, "lanes": lanes}
             yield case | {"seed": 1, "epoch": 2}
         yield base | {"shuffle": "windowed", "seed": 7, "epoch": 1, "repeat": 2}
+
+
+def bucket_cases():
+    small = [[100, 7], [1, 16], [64, 16], [33, 5]]
+    lengths = [mix(i) % 20 for i in range(198)]
+    base = {"shards": small, "selected": None, "repeat": 1, "window": 64, "lanes": 64, "lengths": lengths}
+    for pool_batches in [1, 5, 100]:
+        bucketing = base | {"global_batch": 8, "pool_batches": pool_batches}
+        for shuffled in ["none", "exact", "windowed"]:
+            yield bucketing | {"shuffle": shuffled, "seed": 5, "epoch": 1}
+            yield bucketing | {"shuffle": shuffled, "seed": 5, "epoch": 2, "repeat": 2}
+    few = {"selected": list(range(2, 198, 3)), "global_batch": 60, "pool_batches": 2}
+    yield base | few | {"shuffle": "exact", "seed": 6, "epoch": 0}
 
 
 def window_cases():
@@ -245,13 +273,15 @@ def packed_cases():
                 yield base | {"shuffle": shuffle}
 
 
-SETS = {"v1": cases, "windows": window_cases, "packed": packed_cases}
+SETS = {"v1": cases, "windows": window_cases, "packed": packed_cases, "buckets": bucket_cases}
 
 
 def main():
     lines = []
     for case in SETS[sys.argv[1]]():
         order = epoch(case)
+        if "lengths" in case:
+            order = bucketed(case, order)
         if "windows" in case:
             expected = list(range(len(case["windows"])))
         else:

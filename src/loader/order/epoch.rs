@@ -6,6 +6,7 @@ use crate::error::Result;
 
 use super::geometry::Geometry;
 use super::mixture::{Alias, Turns};
+use super::pools::Pools;
 use super::{Order, Shuffle, epoch_key};
 
 /// The samples of one dataset, pass after pass, each in another order.
@@ -101,12 +102,29 @@ impl Track {
 pub(crate) struct Epoch {
     pub(crate) tracks: Vec<Track>,
     turns: Arc<Turns>,
+    /// Batches of like lengths.
+    pools: Option<Pools>,
 }
 
 impl Epoch {
     /// One track for each that takes turns.
     pub(crate) fn new(tracks: Vec<Track>, turns: Arc<Turns>) -> Self {
-        Self { tracks, turns }
+        Self {
+            tracks,
+            turns,
+            pools: None,
+        }
+    }
+
+    /// The same samples, in batches of like lengths.
+    pub(crate) fn in_pools(mut self, pools: Pools) -> Self {
+        self.pools = Some(pools);
+        self
+    }
+
+    /// True if batches are of like lengths: their samples come from anywhere in a pool.
+    pub(crate) fn has_pools(&self) -> bool {
+        self.pools.is_some()
     }
 
     /// Track and index of a position.
@@ -135,6 +153,16 @@ impl Epoch {
 
     /// The dataset and the sample at a position.
     pub(crate) fn at(&mut self, position: u64) -> Result<(u32, u64)> {
+        let Some(mut pools) = self.pools.take() else {
+            return self.base_at(position);
+        };
+        let place = pools.at(position, |position| self.base_at(position));
+        self.pools = Some(pools);
+        place
+    }
+
+    /// The same without pools.
+    fn base_at(&mut self, position: u64) -> Result<(u32, u64)> {
         let (track, index) = self.locate(position);
         let sample = self.tracks[track].at(index)?;
         Ok((u32::try_from(track).unwrap_or(u32::MAX), sample))

@@ -9,6 +9,7 @@ pub(crate) mod epoch;
 pub(crate) mod geometry;
 pub(crate) mod mixture;
 pub(crate) mod parts;
+pub(crate) mod pools;
 pub(crate) mod windowed;
 
 use bijection::{Permutation, hash};
