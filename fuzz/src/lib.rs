@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use tensorshard::{
-    CodecSpec, DType, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder, QuantSpec, Ragged,
-    ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
+    CodecSpec, DType, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder, Pack, QuantSpec,
+    Ragged, ShardWriter, Shuffle, SplitId, TensorView, Windows, to_le_bytes,
 };
 
 /// Inputs have at most 64 KiB; no honest reaction to one needs more than this at once.
@@ -83,6 +83,12 @@ pub fn exercise(dataset: &Dataset) {
         }
     }
     load(padded.shuffle(Shuffle::windowed()), dataset);
+    for field in dataset.schema().fields() {
+        let one = options.clone().fields([field.name()]);
+        let windows = Windows::new(3).stride(2);
+        load(one.clone().windows(windows).shuffle(Shuffle::Exact), dataset);
+        load(one.pack(Pack::new(field.name(), 5).separator(1).pad(0)), dataset);
+    }
 }
 
 /// The first batches. An epoch ends with its last batch or with an error, and neither earlier nor later.

@@ -508,7 +508,7 @@ impl Loader {
                 let window = windows.max().unwrap_or(0).min(self.num_samples());
                 window.div_ceil(self.distribution.share().1)
             }
-            Shuffle::None if !self.is_listed() && self.sources()[0].geometry.per() == 1 => {
+            Shuffle::None if !self.is_listed() && !self.sources()[0].geometry.is_spread() => {
                 self.sources()[0].geometry.largest_chunk()
             }
             Shuffle::None | Shuffle::Exact => {

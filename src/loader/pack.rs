@@ -152,7 +152,7 @@ impl PackSteps {
         let (selected, word) = resolve(samples.total())?;
         let samples = samples.select(selected);
         let table = PackTable::new(samples, &self.options, &self.steps)?;
-        let geometry = Geometry::of(&[(table.num_windows, table.block)]);
+        let geometry = Geometry::of_blocks(table.num_windows, table.block);
         Ok((table, geometry, word))
     }
 }

@@ -504,7 +504,7 @@ impl Planner {
 
 /// Samples of a chunk that a round takes: all, but of parts, which may be many times as large as their chunk, a span.
 fn most_of_chunk(geometry: &Geometry, span: u64) -> u64 {
-    if geometry.per() == 1 { u64::MAX } else { span }
+    if geometry.is_spread() { span } else { u64::MAX }
 }
 
 /// A visit decodes a row once: rows that come again go to visits of their own.

@@ -180,6 +180,9 @@ impl FieldLayout {
         let (Some(step), Some(bytes)) = (step, bytes) else {
             return refuse("a part would have more bytes than there are");
         };
+        if step == 0 {
+            return refuse("a step of a field that is cut has at least one value");
+        }
         let shape = std::iter::once(length).chain(rest).collect();
         self.dims[0] = Some(length);
         self.fixed = Some((shape, bytes));

@@ -21,6 +21,8 @@ pub(crate) struct Geometry {
     largest_chunk: u64,
     /// Ids of a sample: more than one where the order is about parts.
     per: u64,
+    /// A chunk may be many times as large as what it is decoded to.
+    spread: bool,
 }
 
 #[derive(Debug)]
@@ -86,6 +88,7 @@ impl Geometry {
         }
         Ok(Self {
             per,
+            spread: per > 1,
             ..Self::of(&shards)
         })
     }
@@ -118,6 +121,7 @@ impl Geometry {
             chunks: 0..0,
             largest_chunk: 0,
             per: 1,
+            spread: false,
         }
         .select(all)
     }
@@ -148,6 +152,19 @@ impl Geometry {
     /// Ids of a sample.
     pub(crate) fn per(&self) -> u64 {
         self.per
+    }
+
+    /// True if the samples of a chunk are not planned all at once.
+    pub(crate) fn is_spread(&self) -> bool {
+        self.spread
+    }
+
+    /// Blocks of parts of samples, in place of chunks.
+    pub(crate) fn of_blocks(num_parts: u64, block: u32) -> Self {
+        Self {
+            spread: true,
+            ..Self::of(&[(num_parts, block)])
+        }
     }
 
     pub(crate) fn selected(&self) -> &Selected {
