@@ -182,7 +182,7 @@ fn lengths() -> Result<()> {
     println!("\n| order | padding | padded to multiples of 64 | shapes |");
     println!("|---|---|---|---|");
     for shuffle in [Shuffle::windowed(), Shuffle::Exact] {
-        for pool_batches in [None, Some(1), Some(4), Some(16), Some(64), Some(512)] {
+        for pool_batches in [None, Some(4), Some(16), Some(64), Some(512)] {
             let mut options = Loader::builder()
                 .shuffle(shuffle)
                 .rank(0, 1)

@@ -91,7 +91,7 @@ fn ragged_of(text: &str) -> PyResult<RaggedAs> {
     }
 }
 
-/// One field's output, from a dict of `dtype`, `ragged`, `normalize`.
+/// One field's output, from a dict of `dtype`, `ragged`, `pad_to_multiple`, `normalize`.
 fn output_of(dict: &Bound<'_, PyDict>) -> PyResult<(FieldOutput, Option<RaggedAs>)> {
     let mut output = FieldOutput::new();
     if let Some(name) = entry::<String>(dict, "dtype")? {
@@ -101,6 +101,9 @@ fn output_of(dict: &Bound<'_, PyDict>) -> PyResult<(FieldOutput, Option<RaggedAs
     let ragged = ragged.map(|text| ragged_of(&text)).transpose()?;
     if ragged == Some(RaggedAs::Padded) {
         output = output.ragged(Ragged::Padded);
+    }
+    if let Some(multiple) = entry(dict, "pad_to_multiple")? {
+        output = output.pad_to_multiple(multiple);
     }
     type Normalize = (f64, Vec<f64>, Vec<f64>, usize);
     if let Some((scale, mean, std, axis)) = entry::<Normalize>(dict, "normalize")? {

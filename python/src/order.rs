@@ -133,6 +133,9 @@ pub(crate) fn apply(
     if let Some(weights) = entry::<Vec<f64>>(dict, "weights")? {
         options = options.weights(weights);
     }
+    if let Some((field, pool_batches)) = entry::<(String, u64)>(dict, "bucket_by_length")? {
+        options = options.bucket_by_length(field, pool_batches);
+    }
     select(dict, options)
 }
 

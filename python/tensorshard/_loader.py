@@ -80,8 +80,9 @@ class Loader:
         dtype: The dtype of all float fields without an output of their own: f32, f16, bf16 or f64.
         drop_last: Leave out the last batch if it is short: `tail="drop"`.
         output: What arrays are: `"numpy"`, `"torch"`, `"jax"`, `"tensorflow"` or `"dlpack"`.
-        outputs: For single fields a dict with any of `dtype`, `ragged`, and `normalize=(scale, mean, std, axis)`, which
-            delivers u8 values x as (x * scale - mean) / std.
+        outputs: For single fields a dict with any of `dtype`, `ragged`, `pad_to_multiple=n` (of `ragged="padded"`: dims
+            that vary are padded to multiples of n, so that batches have few shapes), and
+            `normalize=(scale, mean, std, axis)`, which delivers u8 values x as (x * scale - mean) / std.
         ragged: What fields whose shapes vary are: `"list"` (an array for each sample), `"concatenated"` (one array,
             and under `NAME.offsets` where samples start) or `"padded"` (one array, and under `NAME.mask` what of it
             is values).
@@ -110,6 +111,10 @@ class Loader:
         windows: Cuts samples in windows of so many steps, or as `Windows` says, which take the place of samples.
         pack: Packs samples into windows as `Pack` says, which take the place of samples.
         weights: With `shuffle="exact"`, draws samples in proportion to these weights, with replacement.
+        bucket_by_length: Batches of samples of like lengths: `(field, pool_batches)`. Of every `pool_batches` batches
+            of the order (of all ranks; give `global_batch_size`), the samples are sorted by the length of this field,
+            whose shape varies, and make new batches, in random order (shortest first where nothing is shuffled). Takes
+            4 bytes a sample.
         until: When an epoch of a mixture ends: `"first_exhausted"`, `"all_exhausted"` or a number of samples.
         lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
         shuffle_window: Chunks that are mixed with each other, 32 unless given.
@@ -159,6 +164,7 @@ class Loader:
         windows: Windows | int | None = None,
         pack: Pack | None = None,
         weights: Sequence[float] | None = None,
+        bucket_by_length: tuple[str, int] | None = None,
         until: str | int = "first_exhausted",
         shuffle_window: int | None = None,
         num_workers: int = 0,
@@ -183,6 +189,7 @@ class Loader:
             **selection(range, every_nth, indices, split, filter),
             **cut(windows, pack),
             "weights": None if weights is None else [float(w) for w in weights],
+            "bucket_by_length": None if bucket_by_length is None else tuple(bucket_by_length),
             "num_samples" if isinstance(until, int) else "until": until,
         }
         if isinstance(path, Mapping):
@@ -211,10 +218,11 @@ class Loader:
             shuffle = "windowed" if shuffle else "none"
         own = []
         for name, options in (outputs or {}).items():
-            unknown = set(options) - {"dtype", "ragged", "normalize"}
+            unknown = set(options) - {"dtype", "ragged", "pad_to_multiple", "normalize"}
             if unknown:
                 raise InvalidArgumentError(
-                    f"outputs[{name!r}] has no option {sorted(unknown)[0]!r}; they are dtype, ragged and normalize"
+                    f"outputs[{name!r}] has no option {sorted(unknown)[0]!r}; they are dtype, ragged, pad_to_multiple "
+                    "and normalize"
                 )
             own.append((name, _output(options)))
         self._convert = converter(output, pin_memory, allocator is not None or pin_memory)

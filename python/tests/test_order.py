@@ -196,3 +196,47 @@ def test_four_processes_are_killed_and_two_finish_their_epoch(latents: Path, tmp
     for step, batch in enumerate(alone):
         ranks = (before | after)[step]
         assert sorted(i for ids in ranks.values() for i in ids) == sorted(np.asarray(batch["sample_ids"]).tolist())
+
+
+def test_batches_of_like_lengths(tmp_path: Path) -> None:
+    path = tmp_path / "d"
+    lengths = [(i * i) % 37 for i in range(200)]
+    with tensorshard.ShardWriter(path, {"tokens": ("i4", (None, 2))}, samples_per_chunk=7) as writer:
+        for i, length in enumerate(lengths):
+            writer.append({"tokens": np.full((length, 2), i, np.int32)})
+
+    def loader(**options: Any) -> Loader:
+        padded = {"tokens": {"ragged": "padded", "pad_to_multiple": 8}}
+        arguments: dict[str, Any] = {"global_batch_size": 16, "bucket_by_length": ("tokens", 4)}
+        return Loader(path, shuffle=True, seed=1, sample_ids=True, outputs=padded, **(arguments | options))
+
+    batches = list(loader())
+    order = ids_of(batches)
+    assert sorted(order) == list(range(200))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch["sample_ids"])
+        assert batch["tokens"].shape == (len(batch["sample_ids"]), -(-longest // 8) * 8, 2)
+        for i, tokens, mask in zip(batch["sample_ids"], batch["tokens"], batch["tokens.mask"], strict=True):
+            assert int(mask.sum()) == lengths[i]
+            assert np.array_equal(tokens[: lengths[i]], np.full((lengths[i], 2), i))
+            assert not tokens[lengths[i] :].any()
+    plain = list(loader(bucket_by_length=None))
+    padded, unpadded = (sum(batch["tokens"].size for batch in all_of) for all_of in (batches, plain))
+    assert padded < 0.8 * unpadded
+    for taken in range(13):
+        first = loader()
+        before = take(first, taken)
+        state = json.dumps(first.state_dict())
+        # Another world size.
+        parts = [loader(rank=rank, world_size=2) for rank in range(2)]
+        for part in parts:
+            part.load_state_dict(json.loads(state))
+        after = [[ids_of([batch]) for batch in part] for part in parts]
+        rest = [i for step in zip(*after, strict=True) for part in step for i in part]
+        assert before + rest == order
+    with pytest.raises(tensorshard.StateMismatchError, match="pool_batches"):
+        loader(bucket_by_length=("tokens", 5)).load_state_dict(json.loads(state))
+    with pytest.raises(tensorshard.InvalidArgumentError, match="global_batch_size"):
+        Loader(path, bucket_by_length=("tokens", 4))
+    with pytest.raises(tensorshard.InvalidArgumentError, match="pad_to_multiple"):
+        Loader(path, outputs={"tokens": {"pad_to_multiple": 8}})
