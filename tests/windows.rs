@@ -8,7 +8,7 @@ use std::path::Path;
 use common::{Random, elements};
 use tensorshard::{
     Batch, Bitmap, DType, Damaged, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder,
-    LoaderState, Mixture, MixtureEnd, Ragged, Result, ShardWriter, Shuffle, Split, Tail,
+    LoaderState, Mixture, MixtureEnd, Pack, Ragged, Result, ShardWriter, Shuffle, Split, Tail,
     TensorView, Windows,
 };
 
@@ -416,6 +416,37 @@ fn only_chunks_and_pieces_that_hold_windows_are_decoded() -> Result<()> {
         "{}",
         stats.decoded_bytes
     );
+    Ok(())
+}
+
+#[test]
+fn a_windowed_shuffle_decodes_chunks_about_once_an_epoch() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    let mut writer = ShardWriter::builder()
+        .samples_per_chunk(4)
+        .field(FieldSpec::ragged("x", DType::U16, [None]))
+        .create(&path)?;
+    let mut random = Random(1);
+    for _ in 0..800 {
+        let n = 40 + random.below(20);
+        let x = elements(DType::U16, n, &mut random);
+        writer.append(&[("x", TensorView::new(DType::U16, &[n], &x)?)])?;
+    }
+    writer.finish()?;
+    let windows = Loader::builder().windows(Windows::new(16).stride(4));
+    let packed = Loader::builder().pack(Pack::new("x", 20));
+    // Visits of the 200 chunks. Packed blocks begin and end within chunks; lanes cut blocks in both.
+    for (options, most) in [(windows, 300), (packed, 700)] {
+        let loader = options
+            .shuffle(Shuffle::Windowed { window: 16 })
+            .open(&path)?;
+        for batch in loader.batches(32) {
+            batch?;
+        }
+        let visits = loader.stats().chunks;
+        assert!((200..=most).contains(&visits), "{visits} of at most {most}");
+    }
     Ok(())
 }
 

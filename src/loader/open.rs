@@ -49,6 +49,8 @@ pub(super) struct WaitingVisit {
     pub(super) of_entries: Vec<u32>,
     /// What each entry takes; none if it is whole samples.
     pub(super) parts: Vec<Part>,
+    /// The parts are a small part of the chunk.
+    pub(super) sparse: bool,
     pub(super) shapes: Arc<VisitShapes>,
 }
 

@@ -321,12 +321,19 @@ impl PackTable {
                     entries: Vec::new(),
                     keeps: Vec::new(),
                     parts: Vec::new(),
+                    sparse: false,
                 });
             }
             if let Some(last) = visits.last_mut() {
                 last.entries.push(entry);
                 last.parts.push(part);
             }
+        }
+        for visit in &mut visits {
+            let rows = visit.parts.chunk_by(|a, b| a.row == b.row).count() as u64;
+            let samples = u64::from(visit.place.num_samples);
+            // How much of a single sample there is, is not known.
+            visit.sparse = samples == 1 || rows * 2 < samples;
         }
         visits
     }

@@ -306,6 +306,7 @@ impl Running {
             entries,
             keeps,
             parts,
+            sparse,
         } = visit;
         self.visited_samples += u64::from(place.num_samples);
         self.planned_samples += match parts.as_slice() {
@@ -340,6 +341,7 @@ impl Running {
             batches,
             of_entries,
             parts,
+            sparse,
             shapes,
         });
     }
@@ -431,8 +433,9 @@ impl Running {
         };
         // The disk brings what waits for a worker. Of a chunk that is visited for a few samples, most is not needed.
         let place = visit.place;
-        if runs.iter().map(|run| u64::from(run.count)).sum::<u64>()
-            >= u64::from(place.num_samples / 2)
+        if !visit.sparse
+            && runs.iter().map(|run| u64::from(run.count)).sum::<u64>()
+                >= u64::from(place.num_samples / 2)
             && let Some(store) = context.stores.get(place.source as usize)
         {
             store.dataset.will_read(place.shard, place.chunk);

@@ -75,6 +75,8 @@ pub(super) struct PartVisit {
     pub(super) keeps: Vec<(u32, u64)>,
     /// What each entry takes; none if it is whole samples.
     pub(super) parts: Vec<Part>,
+    /// The parts are a small part of the chunk.
+    pub(super) sparse: bool,
 }
 
 impl Parts {
@@ -123,12 +125,14 @@ impl Parts {
             entries,
             keeps,
         } = visit;
+        let (mut ids, num_ids) = (0, u64::from(place.num_samples));
         let (entries, parts, place) = match self {
             Self::Whole | Self::Packed(_) => (entries, Vec::new(), place),
             Self::Windows(windows) => {
                 let per = windows.per();
                 let (mut out, mut parts) = (Vec::new(), Vec::new());
                 for entry in entries {
+                    ids += u64::from(entry.count);
                     for i in 0..entry.count {
                         let (row, first) = windows.locate(u64::from(entry.row + i));
                         let row = narrow(row);
@@ -158,6 +162,7 @@ impl Parts {
             place,
             entries,
             keeps,
+            sparse: !parts.is_empty() && ids * 2 < num_ids,
             parts,
         }]
     }
