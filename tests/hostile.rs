@@ -18,7 +18,7 @@ use common::{CODECS, Random, asked, random};
 use serde_json::{Value, json};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Kind, Loader, QuantSpec, Result,
-    Sample, ShardWriter, SplitId, TensorView, to_le_bytes,
+    Sample, ShardWriter, SplitId, TensorView, Unlisted, salvage, to_le_bytes,
 };
 
 /// Counts the largest allocation of each thread.
@@ -183,6 +183,53 @@ fn the_forge_makes_what_the_writer_makes() -> Result<()> {
         assert_eq!(forge.bytes, valid);
         let end = forge.chunks.last().map(|chunk| chunk.at + chunk.len);
         assert_eq!(end, Some(forge.index.start));
+    }
+    Ok(())
+}
+
+#[test]
+fn header_and_footer_agree_on_version_and_features() -> Result<()> {
+    let forge = rich_shard("lz4")?;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("one.tshard");
+    // Offsets of the field in the header and in the footer.
+    let fields = [
+        ("version_major", 8, 56),
+        ("version_minor", 10, 58),
+        ("incompat", 16, 60),
+        ("compat", 20, 64),
+    ];
+    for (name, header, footer) in fields {
+        let footer = forge.footer + footer;
+        for (places, both) in [
+            (&[header][..], false),
+            (&[footer], false),
+            (&[header, footer], true),
+        ] {
+            let mut forged = forge.clone();
+            for &at in places {
+                forged.bytes[at] ^= 4;
+            }
+            forged.sign();
+            let must_know = matches!(name, "version_major" | "incompat");
+            std::fs::write(&path, &forged.bytes).unwrap();
+            let opened = open(&forged.bytes).and_then(|dataset| read_all(&dataset));
+            match (opened, both) {
+                (Ok(_), true) => assert!(!must_know, "{name}"),
+                (Ok(_), false) => panic!("{name} at {places:?} is not noticed"),
+                (Err(error), _) if must_know && places.contains(&header) => {
+                    assert!(error.is_unsupported(), "{name}: {error}");
+                }
+                (Err(error), _) => {
+                    assert!(error.is_corrupt(), "{name}: {error}");
+                    assert!(error.to_string().contains("header"), "{name}: {error}");
+                    // What is between the ends is intact.
+                    let rescued = folder.path().join(format!("rescued-{name}-{}", places[0]));
+                    let report = salvage(&path, &rescued, Unlisted::Auto)?;
+                    assert_eq!(Dataset::open(&rescued)?.len(), 7, "{report:?}");
+                }
+            }
+        }
     }
     Ok(())
 }

@@ -88,7 +88,13 @@ impl ShardReader {
             ShardHeader::parse(storage.read(0..header_len, &mut scratch)?)?;
         expect_zeros(storage.as_ref(), header_len, header.end(), &mut scratch)?;
         let footer_bytes = storage.read(file_len - FOOTER_LEN as u64..file_len, &mut scratch)?;
-        let (footer, footer_crc) = Footer::parse(footer_bytes, file_len)?;
+        let (footer, footer_crc) = Footer::parse(footer_bytes, file_len).map_err(|e| {
+            // The header's version and features are known.
+            match e.is_unsupported() {
+                true => Error::corrupt("footer", "the version and feature bits of the header", e),
+                false => e,
+            }
+        })?;
         if footer.shard_id != header.shard_id
             || footer.header_crc != header_crc
             || (footer.version_minor, footer.compat) != (header.version_minor, header.compat)

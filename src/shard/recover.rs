@@ -48,6 +48,8 @@ impl Ends {
         let footer = match Footer::parse(bytes, storage.len()) {
             Ok((footer, _)) => Some(footer),
             Err(error) if error.is_corrupt() => None,
+            // A footer that does not agree with a header that is known.
+            Err(error) if error.is_unsupported() && header.is_some() => None,
             Err(error) => return Err(error.in_file(storage.path())),
         };
         Ok(Self { header, footer })

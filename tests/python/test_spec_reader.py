@@ -1067,6 +1067,11 @@ VIOLATIONS = [
     ("header: samples_per_chunk", 40, struct.pack("<I", 3)),
     ("footer: num_samples", -88 + 16, struct.pack("<Q", 4)),
     ("footer: version_minor", -88 + 58, b"\1"),
+    ("footer: version_major", -88 + 56, b"\2"),
+    ("footer: incompat", -88 + 60, b"\1"),
+    ("footer: compat", -88 + 64, b"\1"),
+    ("header: version_minor", 10, b"\1"),
+    ("header: compat", 20, b"\1"),
     ("footer: reserved", -88 + 68, b"\1"),
 ]
 
