@@ -212,7 +212,7 @@ fn header_and_footer_agree_on_version_and_features() -> Result<()> {
             }
             forged.sign();
             let must_know = matches!(name, "version_major" | "incompat");
-            std::fs::write(&path, &forged.bytes).unwrap();
+            fs::write(&path, &forged.bytes).unwrap();
             let opened = open(&forged.bytes).and_then(|dataset| read_all(&dataset));
             match (opened, both) {
                 (Ok(_), true) => assert!(!must_know, "{name}"),

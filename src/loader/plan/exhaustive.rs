@@ -108,6 +108,29 @@ fn sources() -> Vec<Source> {
             40,
             Box::new(move || one(track(&part, shuffle, 5, 80))),
         );
+        // Up to 3 windows of each sample, in every third id from the sample's first.
+        let counts: Vec<u32> = (0..47)
+            .map(|i| u32::try_from(mix(i) % 4).unwrap())
+            .collect();
+        let samples = Selected::Steps {
+            first: 0,
+            step: 1,
+            len: 47,
+        };
+        let windows = Geometry::of(&[(90, 9), (3, 12), (48, 6)]);
+        let windows = windows.select(samples.parts(3, Some(&counts)));
+        let num_windows = windows.len();
+        add(
+            "windows",
+            num_windows,
+            Box::new(move || one(track(&windows, shuffle, 5, num_windows))),
+        );
+        let packed = Geometry::of_blocks(53, 4);
+        add(
+            "packed",
+            53,
+            Box::new(move || one(track(&packed, shuffle, 5, 53))),
+        );
         let (a, b) = (g.clone(), small.clone());
         let turns = Arc::new(Turns::new(&[2.0, 1.0]).unwrap());
         let mixed = move || {
@@ -313,7 +336,7 @@ fn chains_of_three_resumes_with_any_world_sizes_lose_and_repeat_nothing() {
 #[test]
 fn epochs_deliver_each_sample_once() {
     for source in sources() {
-        if ["mix", "list", "weighted"]
+        if ["mix", "list", "weighted", "windows "]
             .iter()
             .any(|word| source.name.contains(word))
         {
