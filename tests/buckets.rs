@@ -425,3 +425,45 @@ fn what_cannot_be_bucketed_is_refused() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn chunks_are_decoded_once_for_a_pool_that_fits() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"), 0, 960, 8)?;
+    let amplification = |shuffle, pool_batches, budget| -> Result<f64> {
+        let loader = base(shuffle, pool_batches).memory_budget(budget);
+        let loader = loader.open_dataset(&dataset)?;
+        assert_eq!(ids(&all(&loader)?).len(), 960);
+        Ok(loader.stats().amplification())
+    };
+    let ample = 1 << 30;
+    // Pools are made of whole chunks here.
+    assert!((amplification(Shuffle::None, 10, ample)? - 1.0).abs() < 1e-9);
+    // A window reaches over several pools.
+    let pools = amplification(Shuffle::windowed(), 10, ample)?;
+    let whole = amplification(Shuffle::windowed(), 40, ample)?;
+    assert!(whole < 1.01 && pools < 4.0, "{whole} {pools}");
+    // Without room for a pool, chunks come again.
+    assert!(amplification(Shuffle::None, 10, 40_000)? > 2.0);
+    Ok(())
+}
+
+#[test]
+fn epochs_follow_each_other_without_a_pause_and_differ() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let dataset = write(&dir.path().join("d"), 0, 300, 5)?;
+    for shuffle in MODES {
+        let mut loader = base(shuffle, 4).epochs(3).open_dataset(&dataset)?;
+        let mut orders = Vec::new();
+        for epoch in 0..3 {
+            loader.set_epoch(epoch);
+            let batches = all(&loader)?;
+            let alone = base(shuffle, 4).epoch(epoch).open_dataset(&dataset)?;
+            assert_eq!(content(&batches), content(&all(&alone)?));
+            orders.push(ids(&batches));
+        }
+        assert_eq!(orders[0] == orders[1], shuffle == Shuffle::None);
+        assert_eq!(orders[1] == orders[2], shuffle == Shuffle::None);
+    }
+    Ok(())
+}

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use common::small_dataset;
 use tensorshard::{
-    Batch, Dataset, Loader, LoaderBuilder, Mixture, MixtureEnd, Result, ShardWriter, Shuffle, Tail,
+    Batch, Dataset, Loader, LoaderBuilder, Mixture, MixtureEnd, Pack, Result, ShardWriter, Shuffle,
+    Tail, Windows,
 };
 
 const MODES: [Shuffle; 4] = [
@@ -65,6 +66,20 @@ fn opens(shuffle: Shuffle, n: usize) -> Vec<Open> {
             }),
         ),
     ];
+    opens.push((
+        "windows",
+        Box::new(|options, dataset| {
+            let options = options.fields(["tokens"]).windows(Windows::new(2));
+            options.open_dataset(dataset)
+        }),
+    ));
+    opens.push((
+        "packed",
+        Box::new(|options, dataset| {
+            let options = options.fields(["tokens"]).pack(Pack::new("tokens", 3));
+            options.open_dataset(dataset)
+        }),
+    ));
     if shuffle == Shuffle::Exact && n > 0 {
         opens.push((
             "weighted",
