@@ -74,6 +74,8 @@ use share::{Deal, Share};
 /// The share of the budget, and at most how much of it, that plans, the workers' scratch memory and the pool's rounding take.
 const SET_ASIDE: u64 = 16;
 const MAX_SET_ASIDE: u64 = 16 << 20;
+/// Parts of a chunk, in the order of the dataset, are decoded together up to so many bytes, or more if they are prefetched.
+const MIN_ROUND: u64 = 4 << 20;
 /// Samples below this size are not kept by the exact shuffle: decoding them again costs less.
 const MIN_KEPT: u64 = 1024;
 /// Bytes that an array of a kept sample takes beside its values.
@@ -510,6 +512,16 @@ impl Loader {
             }
             Shuffle::None if !self.is_listed() && !self.sources()[0].geometry.is_spread() => {
                 self.sources()[0].geometry.largest_chunk()
+            }
+            Shuffle::None if !self.is_listed() => {
+                // Parts of a chunk, which is visited as often as a round ends in it.
+                let layouts = self.stores[0].layouts.iter();
+                let sample_bytes = layouts.filter_map(FieldLayout::sample_bytes).sum::<u64>();
+                let batch_bytes = sample_bytes.saturating_mul(batch_size).max(1);
+                let most = (MIN_ROUND / batch_bytes).max(self.options.prefetch as u64);
+                let chunk = self.sources()[0].geometry.largest_chunk();
+                self.affordable_samples(batch_size, sample_bytes, most)
+                    .min(chunk)
             }
             Shuffle::None | Shuffle::Exact => {
                 let sample_bytes = self.sample_bytes().unwrap_or(0);

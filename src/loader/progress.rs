@@ -289,11 +289,14 @@ impl Loader {
         if let Some(draws) = &self.draws {
             add("weights", draws.word.clone());
         }
-        let words = sources.iter().filter_map(|source| source.option.as_ref());
-        for (i, (name, word)) in words.enumerate() {
-            match i {
-                0 => add(name, word.clone()),
-                _ => add(&format!("{name} {i}"), word.clone()),
+        if let [first, rest @ ..] = sources
+            && let Some((name, word)) = &first.option
+        {
+            let words = rest.iter().filter_map(|source| source.option.as_ref());
+            let digest = |digest, (_, word): &(_, String)| hash_bytes(digest, word.as_bytes());
+            match rest {
+                [] => add(name, word.clone()),
+                _ => add(name, format!("{word}, and {}", hex(words.fold(0, digest)))),
             }
         }
         if let Some(buckets) = &self.buckets {

@@ -81,16 +81,13 @@ impl PackedSegments {
         &self.segments[start..end]
     }
 
-    /// A number for every token of every window, `outside` where there is padding.
-    fn tokens(&self, outside: i32, number: impl Fn(usize, &Segment, usize) -> u64) -> Vec<i32> {
+    /// Numbers for the tokens of every segment, of which there are at most `i32::MAX` in a sample; `outside` where there
+    /// is padding.
+    fn tokens(&self, outside: i32, mut fill: impl FnMut(&mut [i32], i32, &Segment)) -> Vec<i32> {
         let mut out = vec![outside; self.length.saturating_mul(self.ends.len())];
-        for window in 0..self.ends.len() {
-            for (i, segment) in self.of(window).iter().enumerate() {
-                let at = window * self.length + segment.position;
-                for (token, out) in out[at..at + segment.len].iter_mut().enumerate() {
-                    // Checked when the loader was opened.
-                    *out = i32::try_from(number(i, segment, token)).unwrap_or(i32::MAX);
-                }
+        for (window, out) in out.chunks_exact_mut(self.length.max(1)).enumerate() {
+            for (i, segment) in (0..).zip(self.of(window)) {
+                fill(&mut out[segment.position..][..segment.len], i, segment);
             }
         }
         out
@@ -125,14 +122,19 @@ impl Batch {
     /// Where samples are packed: for each token the number of its segment in its window, from 0, and -1 for padding;
     /// shape `[windows, length]`, row-major.
     pub fn segment_ids(&self) -> Option<Vec<i32>> {
-        Some(self.packed()?.tokens(-1, |i, _, _| i as u64))
+        Some(self.packed()?.tokens(-1, |out, i, _| out.fill(i)))
     }
 
     /// Where samples are packed: for each token its place in its sample, from 0, and 0 for padding; shape
     /// `[windows, length]`, row-major.
     pub fn positions(&self) -> Option<Vec<i32>> {
-        let place = |_: usize, segment: &Segment, token: usize| segment.first + token as u64;
-        Some(self.packed()?.tokens(0, place))
+        let places = |out: &mut [i32], _: i32, segment: &Segment| {
+            let first = i32::try_from(segment.first).unwrap_or(i32::MAX);
+            for (place, out) in (first..).zip(out) {
+                *out = place;
+            }
+        };
+        Some(self.packed()?.tokens(0, places))
     }
 
     fn packed(&self) -> Option<&PackedSegments> {
