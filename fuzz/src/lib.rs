@@ -86,8 +86,14 @@ pub fn exercise(dataset: &Dataset) {
     for field in dataset.schema().fields() {
         let one = options.clone().fields([field.name()]);
         let windows = Windows::new(3).stride(2);
-        load(one.clone().windows(windows).shuffle(Shuffle::Exact), dataset);
-        load(one.pack(Pack::new(field.name(), 5).separator(1).pad(0)), dataset);
+        load(
+            one.clone().windows(windows).shuffle(Shuffle::Exact),
+            dataset,
+        );
+        load(
+            one.pack(Pack::new(field.name(), 5).separator(1).pad(0)),
+            dataset,
+        );
     }
 }
 

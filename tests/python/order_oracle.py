@@ -1,6 +1,6 @@
 """The order of samples, written from format-spec.md section 13 alone; makes the files in tests/data/orders.
 
-Run it with the name of a set of orders (v1, windows, packed, buckets) and the path to write, or without a path to print.
+Run it with the name of a set (v1, windows, packed, buckets) and the path to write, or without a path to print.
 """
 
 import json
