@@ -604,3 +604,6 @@ fn read_piece(c: &mut Cursor<'_>) -> Result<Piece> {
     }
     Ok(piece)
 }
+
+#[cfg(test)]
+mod tests;

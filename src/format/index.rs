@@ -139,3 +139,62 @@ impl Index {
         self.bytes.len() as u64 / INDEX_RECORD
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::shard_id::ShardId;
+    use super::*;
+
+    /// The index of two chunks of 128 and 192 bytes from byte 448 on, with a change, and a checksum that holds.
+    fn validate(change: impl Fn(&mut [IndexEntry; 2])) -> Result<Index> {
+        let record = |offset, chunk_len| IndexEntry {
+            offset,
+            chunk_len,
+            header_len: 100,
+            header_crc: 7,
+        };
+        let mut records = [record(448, 128), record(576, 192)];
+        change(&mut records);
+        let mut bytes = Vec::new();
+        for record in &records {
+            record.put(&mut bytes);
+        }
+        let footer = Footer {
+            version_minor: 0,
+            compat: 0,
+            shard_id: ShardId([3; 16]),
+            num_samples: 5,
+            num_chunks: 2,
+            index_offset: 768,
+            file_len: 0,
+            index_crc: index_crc([3; 16], &bytes),
+            header_crc: 0,
+        };
+        Index::validate(bytes.into(), &footer, 448, 3)
+    }
+
+    #[test]
+    fn records_tile_the_chunks() {
+        let index = validate(|_| ()).unwrap();
+        assert_eq!(index.len(), 2);
+        assert_eq!(index.get(1).unwrap().offset, 576);
+        assert!(index.get(2).is_err());
+        let wrong: &[&dyn Fn(&mut [IndexEntry; 2])] = &[
+            &|r| r[0].offset = 512,
+            &|r| r[1].offset = 512,
+            &|r| r[1].offset = 640,
+            &|r| r[0].chunk_len = 64,
+            &|r| r[0].chunk_len = 129,
+            &|r| r[1].chunk_len = 128,
+            &|r| r[1].chunk_len = 256,
+            &|r| r[1].chunk_len = u64::MAX - 63,
+            &|r| r[0].header_len = 128,
+            &|r| r[1].header_len = u32::MAX,
+            // Both wrong, and the end right again.
+            &|r| (r[0].chunk_len, r[1].offset, r[1].chunk_len) = (100, 548, 220),
+        ];
+        for change in wrong {
+            assert!(validate(change).is_err());
+        }
+    }
+}
