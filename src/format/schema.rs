@@ -640,3 +640,6 @@ impl fmt::Display for Field {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -126,3 +126,38 @@ fn is_variable(field: &Field, i: usize) -> bool {
         .dims()
         .is_none_or(|dims| dims.get(i).is_some_and(Option::is_none))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::CodecSpec;
+    use crate::format::schema::Kind;
+    use crate::quant::{QuantParams, Scales};
+
+    #[test]
+    fn samples_have_at_most_2_to_the_36_elements() {
+        let field = Field {
+            name: "x".to_owned(),
+            kind: Kind::Tensor,
+            key: false,
+            dtype: Some(DType::U8),
+            dims: Some(vec![None, None]),
+            quant: QuantParams::Identity,
+            filters: Vec::new(),
+            split: None,
+            codecs: vec![CodecSpec::parse("none").unwrap()],
+            scales: Scales::default(),
+        };
+        let parse = |dims: [u32; 2]| {
+            let bytes = dims.map(u32::to_le_bytes).concat();
+            Shapes::parse(&field, 1, &bytes)
+        };
+        for good in [[3, 5], [1 << 18, 1 << 18], [0, u32::MAX], [u32::MAX, 0]] {
+            let shapes = parse(good).unwrap();
+            assert_eq!(shapes.shape(0), good.map(|dim| dim as usize));
+        }
+        for bad in [[(1 << 18) + 1, 1 << 18], [u32::MAX, u32::MAX]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -40,5 +40,6 @@ mod tests {
     fn file_name_is_the_hexadecimal_id() {
         let id = ShardId(std::array::from_fn(|i| u8::try_from(i).unwrap() * 17));
         assert_eq!(id.file_name(), "00112233445566778899aabbccddeeff.tshard");
+        assert_eq!((id.bytes()[0], id.bytes()[15]), (0, 255));
     }
 }
