@@ -289,6 +289,8 @@ fn signed_mutants_are_typed_errors_or_slices_of_what_is_read() -> Result<()> {
             continue;
         };
         let read = dataset.get_many(&(0..dataset.len()).collect::<Vec<_>>());
+        // Names may have changed as well.
+        let named = dataset.fields().map(|field| field.name()).eq(["x", "y"]);
         let shuffle = [Shuffle::None, Shuffle::windowed(), Shuffle::Exact][random.below(3)];
         let base = || Loader::builder().num_workers(1).shuffle(shuffle);
         let windows = base().windows(Windows::new(3).stride(2));
@@ -306,7 +308,7 @@ fn signed_mutants_are_typed_errors_or_slices_of_what_is_read() -> Result<()> {
                 match (batch, &read) {
                     (Ok(batch), Ok(samples)) => {
                         accepted += 1;
-                        if batch.window_starts().is_some() {
+                        if named && batch.window_starts().is_some() {
                             check(&batch, samples, 3)?;
                         }
                     }
