@@ -179,7 +179,8 @@ mod tests {
         assert_eq!(index.len(), 2);
         assert_eq!(index.get(1).unwrap().offset, 576);
         assert!(index.get(2).is_err());
-        let wrong: &[&dyn Fn(&mut [IndexEntry; 2])] = &[
+        type Change<'a> = &'a dyn Fn(&mut [IndexEntry; 2]);
+        let wrong: &[Change<'_>] = &[
             &|r| r[0].offset = 512,
             &|r| r[1].offset = 512,
             &|r| r[1].offset = 640,

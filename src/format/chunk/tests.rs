@@ -1,3 +1,5 @@
+#![expect(clippy::indexing_slicing, reason = "bytes that the test has made")]
+
 use super::*;
 
 /// The first bytes of a chunk header with these counts of streams, stats and pieces.
