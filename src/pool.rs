@@ -148,23 +148,28 @@ pub(crate) struct PoolStats {
 
 impl Inner {
     /// A buffer of the pool's own.
-    fn take(self: &Arc<Self>, len: usize) -> PooledBuffer {
-        self.lend(self.recycle(len).map(Memory::Part), len)
+    fn take(self: &Arc<Self>, len: usize) -> Result<PooledBuffer> {
+        let part = self.recycle(len).ok_or_else(|| {
+            let why = format!("the system has no {len} bytes left; take smaller batches");
+            let why = io::Error::new(io::ErrorKind::OutOfMemory, why);
+            Error::io("allocate memory of a batch", "", why)
+        })?;
+        Ok(self.lend(Memory::Part(part), len))
     }
 
-    fn lend(self: &Arc<Self>, memory: Option<Memory>, len: usize) -> PooledBuffer {
-        let bytes = memory.as_ref().map_or(0, Memory::len) as u64;
+    fn lend(self: &Arc<Self>, memory: Memory, len: usize) -> PooledBuffer {
+        let bytes = memory.len() as u64;
         let in_use = self.in_use.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(in_use, Ordering::Relaxed);
         PooledBuffer {
-            memory,
+            memory: Some(memory),
             len,
             pool: Arc::clone(self),
         }
     }
 
     fn recycle(&self, len: usize) -> Option<Part> {
-        let need = len.next_multiple_of(ALIGN);
+        let need = len.checked_next_multiple_of(ALIGN)?;
         let keep = self.keep.load(Ordering::Relaxed);
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let recycled = free.recycle(need);
@@ -194,9 +199,9 @@ impl BufferPool {
         match &self.allocator {
             Some(allocator) if len > 0 => {
                 let memory = self.ask(allocator.as_ref(), len)?;
-                Ok(self.inner.lend(Some(Memory::Host(memory)), len))
+                Ok(self.inner.lend(Memory::Host(memory), len))
             }
-            _ => Ok(self.inner.take(len)),
+            _ => self.inner.take(len),
         }
     }
 
@@ -213,6 +218,11 @@ impl BufferPool {
             ))));
         }
         Ok(memory)
+    }
+
+    /// The bytes of returned buffers that it keeps: the memory budget of a loader.
+    pub(crate) fn budget(&self) -> Option<u64> {
+        Some(self.inner.keep.load(Ordering::Relaxed)).filter(|&keep| keep > 0)
     }
 
     /// True if the buffers in use are more than caches hold, so that streaming past the caches pays.
@@ -234,9 +244,17 @@ impl BufferPool {
 impl PooledBuffer {
     /// Another buffer with the same bytes, of the pool's own.
     pub(crate) fn copied(&self) -> Self {
-        let mut copy = self.pool.take(self.len);
-        copy.as_mut().copy_from_slice(self.as_ref());
-        copy
+        match self.pool.take(self.len) {
+            Ok(mut copy) => {
+                copy.as_mut().copy_from_slice(self.as_ref());
+                copy
+            }
+            // The end of a process that has no memory, as of every vector.
+            Err(_) => {
+                let copy = Box::new(self.as_ref().to_vec());
+                self.pool.lend(Memory::Host(copy), self.len)
+            }
+        }
     }
 }
 
@@ -297,6 +315,21 @@ impl fmt::Debug for PooledBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error() -> Result<()> {
+        let pool = BufferPool::new(1 << 20, None);
+        for len in [usize::MAX, usize::MAX / 2, 1 << 60] {
+            let error = pool.take(len).err().map(|error| error.to_string());
+            assert!(
+                error.is_some_and(|e| e.contains("smaller batches")),
+                "{len}"
+            );
+        }
+        assert_eq!(pool.stats().in_use, 0);
+        assert_eq!(pool.take(0)?.as_ref(), b"");
+        Ok(())
+    }
 
     #[test]
     fn buffers_are_recycled_and_aligned() -> Result<()> {

@@ -12,6 +12,9 @@ import numpy.typing as npt
 from . import _tensorshard
 from ._errors import InvalidArgumentError
 
+#: Options of a loader that say what batches look like and how they are read, and not which there are.
+_LOOKS = ("output", "dtype", "outputs", "ragged", "num_workers", "prefetch", "memory_budget", "io", "verify_checksums")
+
 
 class Bitmap:
     """A set of samples of a dataset, one bit for each: what a `Loader` takes as `filter`.
@@ -59,13 +62,20 @@ class Bitmap:
                 array of one bool for each sample. It is asked once for each sample, in the order of the dataset.
             fields: What it looks at; the others are never read.
             batch_size: Samples of a batch.
-            options: Others of `Loader` that say what batches look like: `output`, `dtype`, `ragged`, `num_workers`.
+            options: Others of `Loader` that say what batches look like and how they are read, as `output`, `dtype`,
+                `outputs`, `ragged`, `num_workers`; none that orders or selects samples.
 
         Raises:
             InvalidArgumentError: The function returned something else. Its own errors pass through.
         """
         from ._loader import Loader
 
+        for option in options:
+            if option not in _LOOKS:
+                raise InvalidArgumentError(
+                    f"{option} is no option here: every sample is asked once, in the order of the dataset; "
+                    f"options are {', '.join(_LOOKS)}"
+                )
         loader = Loader(path, batch_size, fields=fields, sample_ids=True, rank=0, world_size=1, **options)
         mask = np.zeros(loader.num_samples, dtype=np.bool_)
         start = 0

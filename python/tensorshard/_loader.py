@@ -97,7 +97,7 @@ class Loader:
         rank, world_size: This process among those that share an epoch: each sample goes to one of them. What torchrun,
             Slurm or MPI say counts if they are not given. `batch_size` is that of one process.
         tail: What becomes of the samples at the end that do not fill a batch of all ranks: `"short"`, `"drop"`, or
-            `"pad"`, which repeats samples.
+            `"pad"`, which repeats samples; batches then have a `mask`, false where a sample is a repetition.
         replicas: Groups of so many consecutive ranks receive the same samples.
         global_batch_size: Samples of a batch of all ranks together, the same for every world size; `batch_size` follows
             from it.
@@ -117,7 +117,7 @@ class Loader:
             4 bytes a sample.
         until: When an epoch of a mixture ends: `"first_exhausted"`, `"all_exhausted"` or a number of samples.
         lanes: Streams of chunks that take turns in the windowed shuffle, 64 unless given; part of the order.
-        shuffle_window: Chunks that are mixed with each other, 32 unless given.
+        shuffle_window: Chunks that are mixed with each other, 64 unless given.
         num_workers: Threads that decode; 0 for one per core. Never changes the order.
         prefetch: Batches that are decoded ahead, 8 unless given. Never changes the order.
         memory_budget: Bytes that open batches may take, 1 GiB unless given. Never changes the order.
@@ -192,9 +192,16 @@ class Loader:
             "bucket_by_length": None if bucket_by_length is None else tuple(bucket_by_length),
             "num_samples" if isinstance(until, int) else "until": until,
         }
+        if isinstance(path, (str, os.PathLike)) and until != "first_exhausted":
+            raise InvalidArgumentError("until is about mixtures: of one dataset, an epoch is all selected samples")
         if isinstance(path, Mapping):
             path = [Part(part, weight) for part, weight in path.items()]
         if not isinstance(path, (str, os.PathLike)):
+            for part in path:
+                if not isinstance(part, Part):
+                    raise InvalidArgumentError(
+                        f"a mixture is a list of tensorshard.Part, or a dict of paths and weights; {part!r} is neither"
+                    )
             order["mixture"] = [part.native() for part in path]
             if not order["mixture"]:
                 raise InvalidArgumentError("a mixture has at least one dataset")
@@ -230,29 +237,32 @@ class Loader:
         if output == "torch" and (pin_memory or allocator is not None):
             allocate = torch_allocator(allocator, pin_memory)
         self._function = map
-        self._native = _tensorshard.Loader(
-            first,
-            fields=None if fields is None else list(fields),
-            outputs=own,
-            dtype=None if dtype is None else dtype_name(dtype),
-            shuffle=shuffle,
-            shuffle_window=shuffle_window,
-            seed=seed,
-            rank=None if rank is None or world_size is None else (rank, world_size),
-            tail="drop" if drop_last else tail or "short",
-            lanes=lanes,
-            num_workers=num_workers,
-            prefetch=prefetch,
-            memory_budget=memory_budget,
-            io=io,
-            verify_checksums=verify_checksums,
-            ragged=ragged,
-            quantized=dequantize == "device",
-            dlpack=output != "numpy",
-            sample_ids=sample_ids,
-            order={name: value for name, value in order.items() if value is not None},
-            allocate=allocate,
-        )
+        try:
+            self._native = _tensorshard.Loader(
+                first,
+                fields=None if fields is None else list(fields),
+                outputs=own,
+                dtype=None if dtype is None else dtype_name(dtype),
+                shuffle=shuffle,
+                shuffle_window=shuffle_window,
+                seed=seed,
+                rank=None if rank is None or world_size is None else (rank, world_size),
+                tail="drop" if drop_last else tail or "short",
+                lanes=lanes,
+                num_workers=num_workers,
+                prefetch=prefetch,
+                memory_budget=memory_budget,
+                io=io,
+                verify_checksums=verify_checksums,
+                ragged=ragged,
+                quantized=dequantize == "device",
+                dlpack=output != "numpy",
+                sample_ids=sample_ids,
+                order={name: value for name, value in order.items() if value is not None},
+                allocate=allocate,
+            )
+        except OverflowError as error:
+            raise InvalidArgumentError(f"a number among the options is negative or too large: {error}") from None
         if global_batch_size is not None:
             shares = self.world_size // replicas
             if global_batch_size < shares or global_batch_size % shares:

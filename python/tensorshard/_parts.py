@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,10 +38,11 @@ class Windows:
         """As the native module takes it."""
         if isinstance(self.fields, str):
             raise InvalidArgumentError(f"fields is a list of names: write fields=[{self.fields!r}]")
-        stride = self.length if self.stride is None else self.stride
-        if self.length < 1 or stride < 1:
-            raise InvalidArgumentError(f"windows of {self.length} steps every {stride}: both are at least 1")
-        return int(self.length), int(stride), None if self.fields is None else list(self.fields)
+        length = _whole("length", self.length)
+        stride = length if self.stride is None else _whole("stride", self.stride)
+        if length < 1 or stride < 1:
+            raise InvalidArgumentError(f"windows of {length} steps every {stride}: both are at least 1")
+        return length, stride, None if self.fields is None else list(self.fields)
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ class Pack:
         field: The field; or several that have as many tokens in every sample, as tokens and a mask of the loss.
         length: Tokens of a window.
         separator: A token that is put after each sample, as its last one. Other fields than the first have 0 there.
-        pad: A token that fills the last window; unless given, what does not fill it is left out.
+        pad: A token that fills the last window; unless given, what does not fill it is left out. Other fields than the
+            first, and `positions`, have 0 there.
     """
 
     field: str | Sequence[str]
@@ -72,23 +76,39 @@ class Pack:
         fields = [self.field] if isinstance(self.field, str) else list(self.field)
         if not fields:
             raise InvalidArgumentError("no field is packed")
-        if self.length < 1:
-            raise InvalidArgumentError(f"packed windows have at least 1 token, not {self.length}")
-        return fields, int(self.length), _value(self.separator), _value(self.pad)
+        length = _whole("length", self.length)
+        if length < 1:
+            raise InvalidArgumentError(f"packed windows have at least 1 token, not {length}")
+        return fields, length, _value("separator", self.separator), _value("pad", self.pad)
 
 
-def _value(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _value(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, numbers.Real):
+        raise InvalidArgumentError(f"{name} is a number, not {value!r}")
+    number = float(value)
+    if number != value and value == value:
+        raise InvalidArgumentError(f"{name}={value} is beyond 2**53, where not every number can be told from the next")
+    return number
+
+
+def _whole(name: str, value: int) -> int:
+    """A number of steps or tokens, which may be one of NumPy."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidArgumentError(f"{name} is a whole number, not {value!r}") from None
 
 
 def cut(windows: Windows | int | None, pack: Pack | None) -> dict[str, Any]:
     """Windows and packing as the native module takes them."""
-    if isinstance(windows, int):
-        windows = Windows(windows)
+    if isinstance(windows, numbers.Integral) and not isinstance(windows, bool):
+        windows = Windows(int(windows))
     for name, value, kind in (("windows", windows, Windows), ("pack", pack, Pack)):
         if value is not None and not isinstance(value, kind):
             raise InvalidArgumentError(f"{name} is a tensorshard.{kind.__name__}, not {type(value).__name__}")
     return {
-        "windows": None if windows is None else windows.native(),
+        "windows": windows.native() if isinstance(windows, Windows) else None,
         "pack": None if pack is None else pack.native(),
     }

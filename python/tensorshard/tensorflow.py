@@ -47,8 +47,11 @@ def dataset(path: str | os.PathLike[str], batch_size: int = 64, **options: Any) 
         if option in options:
             raise InvalidArgumentError(f"{option} is no option here")
     loader = Loader(path, batch_size, ragged="concatenated", **options)
-    drop_last = bool(options.get("drop_last", False))
-    samples = batch_size if drop_last else None
+    for field_options in (options.get("outputs") or {}).values():
+        if "ragged" in field_options:
+            raise InvalidArgumentError("outputs takes no ragged here: ragged fields are RaggedTensors")
+    same = options.get("drop_last") or options.get("tail") in ("drop", "pad")
+    samples = loader.batch_size if same else None
     # What delivery makes of dtypes is seen in a batch: `dtype` and `outputs` may ask for others.
     probe: dict[str, Any] = next(iter(Loader(path, 1, ragged="concatenated", **{**options, "drop_last": False})), {})
     signature: dict[str, Any] = {}
@@ -74,6 +77,8 @@ def dataset(path: str | os.PathLike[str], batch_size: int = 64, **options: Any) 
             )
     if options.get("sample_ids"):
         signature["sample_ids"] = tf.TensorSpec([samples], tf.int64)
+    if options.get("tail") == "pad":
+        signature["mask"] = tf.TensorSpec([samples], tf.bool)
     for name in ("window_starts", "segment_ids", "positions"):
         if name in probe and name not in signature:
             signature[name] = tf.TensorSpec([samples, *probe[name].shape[1:]], tf.as_dtype(probe[name].dtype))

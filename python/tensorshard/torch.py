@@ -163,7 +163,8 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
                 return iter(())
             loader.load_state_dict(resume)
         # A rank may have no sample in the last, short batch of all ranks.
-        return (batch for batch in loader if not _is_empty(batch))
+        fields = [field["name"] for field in loader.fields]
+        return (batch for batch in loader if not _is_empty(batch, fields))
 
     def state_dict(self) -> dict[str, Any]:
         """Where this iteration is, as `Loader.state_dict`."""
@@ -183,9 +184,16 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
         return state
 
 
-def _is_empty(batch: Any) -> bool:
+def _is_empty(batch: Any, fields: list[str]) -> bool:
     # What `map` returns is anything.
-    return isinstance(batch, dict) and all(len(value) == 0 for value in batch.values())
+    if not isinstance(batch, dict):
+        return False
+    for name in fields:
+        if f"{name}.offsets" in batch:
+            return len(batch[f"{name}.offsets"]) == 1
+        if name in batch:
+            return len(batch[name]) == 0
+    return False
 
 
 def dequantize(

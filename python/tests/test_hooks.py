@@ -221,3 +221,21 @@ def test_stats_say_how_often_chunks_are_decoded(latents: Path) -> None:
     assert stats["planned_samples"] == 300
     assert 1.0 <= stats["amplification"] <= 2.0
     assert stats["worker_mapping"] == 0.0
+
+
+def test_a_predicate_is_asked_in_the_order_of_the_dataset(latents: Path) -> None:
+    for options in ({"shuffle": True}, {"range": (40, 60)}, {"windows": 2}):
+        with pytest.raises(tensorshard.InvalidArgumentError, match="every sample is asked once"):
+            Bitmap.from_predicate(latents, lambda batch: batch["id"] < 5, ["id"], **options)
+
+
+def test_options_that_mean_nothing_are_refused(latents: Path) -> None:
+    for options, match in (
+        ({"until": 10}, "mixtures"),
+        ({"indices": [-1]}, "negative"),
+        ({"seed": -1}, "negative"),
+    ):
+        with pytest.raises(tensorshard.InvalidArgumentError, match=match):
+            Loader(latents, **options)
+    with pytest.raises(tensorshard.InvalidArgumentError, match="Part"):
+        Loader([str(latents)])  # type: ignore[list-item]

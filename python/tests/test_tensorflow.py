@@ -73,3 +73,13 @@ def test_windows_and_packed_samples_have_shapes_of_their_own(tmp_path: Path) -> 
     packed = tensorshard.tensorflow.dataset(tmp_path / "d", batch_size=4, fields=["t"], pack=pack)
     batch = next(iter(packed))
     assert batch["segment_ids"].shape == batch["positions"].shape == batch["t"].shape == (4, 8)
+
+
+def test_global_batches_and_masks_of_padded_tails(latents: Path) -> None:
+    dataset = tensorshard.tensorflow.dataset(latents, global_batch_size=40, drop_last=True)
+    assert dataset.element_spec["x"] == tf.TensorSpec([40, 4, 8, 8], tf.float32)
+    assert sum(1 for _ in dataset) == 7
+    padded = list(tensorshard.tensorflow.dataset(latents, batch_size=40, tail="pad"))
+    assert [int(tf.reduce_sum(tf.cast(batch["mask"], tf.int32))) for batch in padded] == [40] * 7 + [20]
+    with pytest.raises(tensorshard.InvalidArgumentError, match="RaggedTensor"):
+        tensorshard.tensorflow.dataset(latents, outputs={"x": {"ragged": "padded"}})

@@ -276,3 +276,11 @@ def test_stateful_dataloader_resumes_where_it_was(num_workers: int, latents: Pat
     again = [i for batch in second for i in batch["id"].tolist()]
     assert sorted(left) in ([], list(range(300)))
     assert sorted(again) == list(range(300))
+
+
+def test_ranks_without_samples_give_no_batch(tmp_path: Path) -> None:
+    with tensorshard.ShardWriter(tmp_path / "d", {"tokens": ("i4", (None,))}) as writer:
+        for i in range(13):
+            writer.append({"tokens": np.full(i % 3, i, "i4")})
+    dataset = tensorshard.torch.IterableDataset(tmp_path / "d", 4, ragged="concatenated", rank=2, world_size=3)
+    assert [len(batch["tokens.offsets"]) - 1 for batch in dataset] == [4]

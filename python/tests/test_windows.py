@@ -202,6 +202,9 @@ def test_packing_resumes_and_refuses(texts: tuple[Path, list[Any]]) -> None:
         (Pack("tokens", 0), "at least 1"),
         (Pack([], 4), "no field"),
         (Pack("nothing", 4), "nothing"),
+        (Pack("tokens", 8.5), "whole number"),  # type: ignore[arg-type]
+        (Pack("tokens", 8, separator=2**53 + 1), "beyond"),
+        (Pack("tokens", 8, pad="</s>"), "a number"),  # type: ignore[arg-type]
         (4, "Pack"),
     ]:
         with pytest.raises(InvalidArgumentError, match=match):

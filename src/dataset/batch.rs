@@ -496,7 +496,19 @@ impl FieldLayout {
                 SlotLayout::Fixed(bytes) => bytes.checked_mul(num_samples),
                 SlotLayout::Offsets(offsets) => offsets.last().copied(),
             };
-            arrays.push((pool.take(total.ok_or_else(too_large)?)?, layout));
+            let total = total.ok_or_else(too_large)?;
+            // How long samples are is known only now.
+            if let Some(budget) = pool.budget()
+                && total as u64 > budget
+            {
+                let message = format!(
+                    "a batch of ragged samples takes {total} bytes, and memory_budget is {budget}: take smaller batches, \
+                     or a larger budget"
+                );
+                let name = dataset.schema().fields()[self.ordinal].name();
+                return Err(Error::invalid(message).in_field(name));
+            }
+            arrays.push((pool.take(total)?, layout));
             return Ok(Some(Arc::new(parts)));
         };
         let mut push = |slot: usize| -> Result<()> {
@@ -647,7 +659,7 @@ impl RaggedParts {
 }
 
 fn too_large() -> Error {
-    Error::limit("bytes of a batch", usize::MAX as u64, u64::MAX)
+    Error::invalid("a batch has more bytes than there are addresses: take smaller batches")
 }
 
 /// Bytes aligned for f32 and i32.

@@ -43,21 +43,25 @@ pub(crate) struct Part {
 }
 
 impl Slab {
-    /// `len` zero bytes that start at a multiple of [`ALIGN`], of [`HUGE`] if they fill such a page.
-    fn new(len: usize) -> Self {
+    /// `len` zero bytes that start at a multiple of [`ALIGN`], of [`HUGE`] if they fill such a page. `None` if the
+    /// system has not so many.
+    fn new(len: usize) -> Option<Self> {
         if len >= HUGE
             && let Some(slab) = Self::map(len)
         {
-            return slab;
+            return Some(slab);
         }
-        let mut heap = vec![0; len.saturating_add(ALIGN)];
+        let with_skip = len.checked_add(ALIGN)?;
+        let mut heap = Vec::new();
+        heap.try_reserve_exact(with_skip).ok()?;
+        heap.resize(with_skip, 0u8);
         let skip = heap.as_ptr().align_offset(ALIGN).min(ALIGN);
-        Self {
+        Some(Self {
             // SAFETY: `skip` is at most ALIGN, and the vector is longer than that.
             start: unsafe { heap.as_mut_ptr().add(skip) },
             len,
             _owner: Owner::Heap(heap),
-        }
+        })
     }
 
     /// `None` where the system maps no memory.
@@ -77,15 +81,17 @@ impl Slab {
     }
 }
 
-/// `count` new parts of `len` bytes each, all zero. `len` is a multiple of [`ALIGN`]; fewer come if so many do not fit the
-/// address space.
+/// `count` new parts of `len` bytes each, all zero. `len` is a multiple of [`ALIGN`]; one comes if the system has no room
+/// for so many, and none if it has none for one.
 pub(crate) fn parts(len: usize, count: usize) -> Vec<Part> {
-    let count = if len.checked_mul(count).is_some() {
-        count
-    } else {
-        1
+    let all = len
+        .checked_mul(count)
+        .and_then(Slab::new)
+        .map(|slab| (slab, count));
+    let Some((slab, count)) = all.or_else(|| Some((Slab::new(len)?, 1))) else {
+        return Vec::new();
     };
-    let slab = Arc::new(Slab::new(len * count));
+    let slab = Arc::new(slab);
     let part = |i| Part {
         slab: Arc::clone(&slab),
         start: i * len,

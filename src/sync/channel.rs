@@ -10,7 +10,8 @@ use shuttle::sync::{Condvar, Mutex, MutexGuard};
 
 use super::Either;
 
-/// A queue. Dropping the last receiver drops what is in it; dropping the last sender leaves it to be received.
+/// A queue. Dropping the last receiver drops what is in it, but not if it is bounded: then its last sender does. Dropping
+/// the last sender leaves what is in it to be received.
 struct Queue<T> {
     state: Mutex<State<T>>,
     /// Something changed.
@@ -219,7 +220,7 @@ impl<T> Drop for Receiver<T> {
         let mut state = self.0.lock();
         state.receivers -= 1;
         let lost = match state.receivers {
-            0 => std::mem::take(&mut state.messages),
+            0 if state.capacity == usize::MAX => std::mem::take(&mut state.messages),
             _ => VecDeque::new(),
         };
         self.0.tell(state);

@@ -187,6 +187,9 @@ impl Syncer {
                 let work = || sync_in_order(&folder, &shared, &tasks);
                 if let Err(payload) = catch_unwind(AssertUnwindSafe(work)) {
                     shared.fail(Error::panicked("sync", payload.as_ref()));
+                    // A bounded queue keeps what is in it while there are senders. Who waits for an answer would wait for
+                    // ever: it is told that there is none.
+                    tasks.into_iter().for_each(drop);
                 }
             })
             .map_err(|e| Error::io("start a thread", "", e))?;
