@@ -148,6 +148,7 @@ fn a_writer_that_fails_says_why_and_commits_nothing() {
                 ("seal", 0),
                 ("seal", 1),
                 ("sync", 0),
+                ("sync", 1),
             ];
             let n = place.next.load(Ordering::Relaxed);
             let (stage, ordinal) = stages[usize::try_from(n / 2).unwrap() % stages.len()];
