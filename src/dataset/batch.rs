@@ -485,7 +485,7 @@ impl FieldLayout {
         arrays: &mut Vec<(PooledBuffer, SlotLayout)>,
     ) -> Result<Option<Arc<RaggedParts>>> {
         let Some((_, bytes)) = &self.fixed else {
-            let parts = self.measure(dataset, extents)?;
+            let mut parts = self.measure(dataset, extents)?;
             let layout = match &parts.padded {
                 Some(padded) => {
                     SlotLayout::Fixed(elements(padded).saturating_mul(self.dtype.size()))
@@ -508,6 +508,7 @@ impl FieldLayout {
                 let name = dataset.schema().fields()[self.ordinal].name();
                 return Err(Error::invalid(message).in_field(name));
             }
+            parts.fill_mask()?;
             arrays.push((pool.take(total)?, layout));
             return Ok(Some(Arc::new(parts)));
         };
@@ -628,7 +629,16 @@ impl RaggedParts {
         let padded: Option<Vec<usize>> = (0..dims.len())
             .map(|dim| dims[dim].or_else(|| largest(dim).checked_next_multiple_of(multiple)))
             .collect();
-        let padded = padded.ok_or_else(too_large)?;
+        self.padded = Some(padded.ok_or_else(too_large)?);
+        Ok(())
+    }
+
+    /// Which cells of the padded dims are values.
+    fn fill_mask(&mut self) -> Result<()> {
+        let Some(padded) = &self.padded else {
+            return Ok(());
+        };
+        let num_samples = self.ends.len();
         let inner: Vec<usize> = self.variable.iter().map(|&dim| padded[dim]).collect();
         let cells = elements(&inner);
         let mut mask = Vec::new();
@@ -653,7 +663,6 @@ impl RaggedParts {
         }
         self.mask = mask;
         self.mask_shape = std::iter::once(num_samples).chain(inner).collect();
-        self.padded = Some(padded);
         Ok(())
     }
 }

@@ -555,7 +555,10 @@ impl Loader {
     /// Refuses a memory budget that cannot hold what the order needs at once: a round, and the batches at its edges.
     fn check_budget(&self, batch_size: usize, round_samples: u64) -> Result<()> {
         // Of samples that differ in size, their ids; batches are looked at when they come.
-        let sample_bytes = self.sample_bytes().unwrap_or(8);
+        let (what, sample_bytes) = match self.sample_bytes() {
+            Some(bytes) => ("samples", bytes),
+            None => ("ids of samples", 8),
+        };
         // No order needs more than all samples at once, but for those that are repeated to fill a batch.
         let all = match self.options.tail {
             Tail::Pad if self.num_samples() > 0 => self.num_samples().max(batch_size as u64),
@@ -567,7 +570,7 @@ impl Loader {
             return Ok(());
         }
         Err(Error::invalid(format!(
-            "memory_budget is {} bytes; this order needs at least {minimum} ({samples} samples of \
+            "memory_budget is {} bytes; this order needs at least {minimum} ({samples} {what} of \
              {sample_bytes} bytes); use smaller batches, a smaller window of the shuffle (shuffle_window), or a larger budget",
             self.options.memory_budget
         )))
