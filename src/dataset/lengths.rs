@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::schema::Field;
+use crate::format::shapes::Shapes;
 
 use super::Dataset;
 
@@ -37,14 +38,28 @@ impl<'a> LengthReader<'a> {
     /// # Errors
     /// Those of reading shapes.
     pub(crate) fn read(&self, shard: u64, chunk: u64, out: &mut Vec<u32>) -> Result<()> {
-        let mut scratch = self.dataset.take_scratch();
-        let shard = self.dataset.shard(shard)?;
-        let chunk = shard.chunk(chunk, &mut scratch.io)?;
-        let shapes = shard.decode_shapes(&chunk, self.ordinal, &mut scratch)?;
-        self.dataset.put_scratch(scratch);
         let dims = self.field.dims();
-        out.extend((0..shapes.len()).map(|row| length(dims, shapes.shape(row))));
+        for shapes in self.dataset.shapes(shard, chunk, &[self.ordinal])? {
+            out.extend((0..shapes.len()).map(|row| length(dims, shapes.shape(row))));
+        }
         Ok(())
+    }
+}
+
+impl Dataset {
+    /// The shapes of a chunk's samples, of each of these ragged fields (ordinals of the schema).
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn shapes(&self, shard: u64, chunk: u64, fields: &[usize]) -> Result<Vec<Shapes>> {
+        let shard = self.shard(shard)?;
+        let mut scratch = self.take_scratch();
+        let chunk = shard.chunk(chunk, &mut scratch.io)?;
+        let shapes = fields.iter();
+        let shapes = shapes.map(|&field| shard.decode_shapes(&chunk, field, &mut scratch));
+        let shapes = shapes.collect();
+        self.put_scratch(scratch);
+        shapes
     }
 }
 

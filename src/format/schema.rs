@@ -642,4 +642,4 @@ impl fmt::Display for Field {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

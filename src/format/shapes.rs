@@ -129,25 +129,12 @@ fn is_variable(field: &Field, i: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::schema::tests::field;
     use super::*;
-    use crate::codec::CodecSpec;
-    use crate::format::schema::Kind;
-    use crate::quant::{QuantParams, Scales};
 
     #[test]
     fn samples_have_at_most_2_to_the_36_elements() {
-        let field = Field {
-            name: "x".to_owned(),
-            kind: Kind::Tensor,
-            key: false,
-            dtype: Some(DType::U8),
-            dims: Some(vec![None, None]),
-            quant: QuantParams::Identity,
-            filters: Vec::new(),
-            split: None,
-            codecs: vec![CodecSpec::parse("none").unwrap()],
-            scales: Scales::default(),
-        };
+        let field = field(&[None, None]);
         let parse = |dims: [u32; 2]| {
             let bytes = dims.map(u32::to_le_bytes).concat();
             Shapes::parse(&field, 1, &bytes)

@@ -408,63 +408,38 @@ fn narrow(x: u64) -> u32 {
 #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
-    use crate::loader::order::Shuffle;
-    use crate::loader::order::epoch::Track;
-    use std::sync::Arc;
+    use crate::loader::order::golden;
 
-    fn list(value: &serde_json::Value) -> Vec<u64> {
-        let items = value.as_array().unwrap().iter();
-        items.map(|x| x.as_u64().unwrap()).collect()
-    }
-
-    /// What an independent program (tests/python/order_oracle.py) has made of format-spec 13.8.
     #[test]
     fn golden_orders_of_packed_windows_are_reproduced() {
-        let text = include_str!("../../tests/data/orders/packed.json");
-        let cases: serde_json::Value = serde_json::from_str(text).unwrap();
-        let cases = cases.as_array().unwrap();
+        let cases = golden::cases(include_str!("../../tests/data/orders/packed.json"));
         assert!(cases.len() > 30);
         for case in cases {
-            let number = |name: &str| case[name].as_u64().unwrap();
-            let pairs = case["shards"].as_array().unwrap().iter().map(list);
-            let shards: Vec<(u64, u32)> = pairs.map(|pair| (pair[0], pair[1] as u32)).collect();
-            let mut samples = Geometry::of(&shards);
-            if !case["selected"].is_null() {
-                samples = samples.select(Selected::list(list(&case["selected"])));
-            }
-            let mut options = Pack::new("tokens", number("length") as usize);
-            if number("separator") == 1 {
+            let mut options = Pack::new("tokens", case.number("length") as usize);
+            if case.number("separator") == 1 {
                 options = options.separator(1);
             }
-            if case["pad"].as_bool().unwrap() {
+            if case.get("pad").as_bool().unwrap() {
                 options = options.pad(0);
             }
-            let steps = list(&case["steps"]).into_iter().map(|n| n as u32).collect();
-            let table = PackTable::new(samples, &options, &Steps::Each(steps)).unwrap();
-            let windows = case["windows"].as_array().unwrap();
+            let steps = case.list("steps").into_iter().map(|n| n as u32).collect();
+            let steps = Steps::Each(steps);
+            let table = PackTable::new(case.geometry(), &options, &steps).unwrap();
+            let windows = case.get("windows").as_array().unwrap();
             assert_eq!(table.num_windows, windows.len() as u64);
             for (i, window) in (0..).zip(windows) {
-                let expected: Vec<Vec<u64>> = window.as_array().unwrap().iter().map(list).collect();
+                let expected = window.as_array().unwrap().iter().map(golden::list);
                 let found = table.segments(i).into_iter().map(|segment| {
                     let (position, len) = (segment.position as u64, segment.len as u64);
                     vec![segment.sample_id, segment.first, position, len]
                 });
-                assert_eq!(found.collect::<Vec<_>>(), expected);
+                let found: Vec<Vec<u64>> = found.collect();
+                assert_eq!(found, expected.collect::<Vec<_>>());
             }
-            let g = Arc::new(Geometry::of(&[(table.num_windows, table.block)]));
-            let shuffle = match case["shuffle"].as_str().unwrap() {
-                "none" => Shuffle::None,
-                "exact" => Shuffle::Exact,
-                _ => Shuffle::Windowed {
-                    window: number("window") as u32,
-                },
-            };
-            let before = u128::from(number("epoch") * g.len());
-            let lanes = number("lanes") as u32;
-            let n = g.len();
-            let mut track = Track::new(g, shuffle, lanes, number("seed"), before).unwrap();
+            let blocks = Geometry::of_blocks(table.num_windows, table.block);
+            let (mut track, n) = case.track(blocks);
             let order: Vec<u64> = (0..n).map(|i| track.at(i).unwrap()).collect();
-            assert_eq!(order, list(&case["order"]));
+            assert_eq!(order, case.list("order"));
         }
     }
 }

@@ -39,17 +39,14 @@ impl Steps {
         if ragged.is_empty() {
             return Ok(Self::Same(same.map_or(0, |(steps, _)| steps)));
         }
-        let mut scratch = dataset.take_scratch();
         let mut each: Vec<u32> = Vec::new();
         for ordinal in 0..dataset.num_shards() {
             let record = dataset.shard_record(ordinal)?;
-            let shard = dataset.shard(ordinal)?;
             let per_chunk = u64::from(record.samples_per_chunk.max(1));
             for chunk in 0..record.num_samples.div_ceil(per_chunk) {
-                let chunk = shard.chunk(chunk, &mut scratch.io)?;
                 let before = each.len();
-                for (i, &field) in ragged.iter().enumerate() {
-                    let shapes = shard.decode_shapes(&chunk, field, &mut scratch)?;
+                let shapes = dataset.shapes(ordinal, chunk, &ragged)?;
+                for (i, (&field, shapes)) in ragged.iter().zip(shapes).enumerate() {
                     for row in 0..shapes.len() {
                         let steps = shapes.shape(row).first().copied().unwrap_or(0);
                         // Dims of ragged fields are a u32 on disk.
@@ -72,7 +69,6 @@ impl Steps {
                 }
             }
         }
-        dataset.put_scratch(scratch);
         if each.len() as u64 != dataset.len() {
             return Err(Error::corrupt(
                 "samples with shapes",

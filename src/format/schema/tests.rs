@@ -1,7 +1,8 @@
 use super::*;
 use crate::quant::NonFinite;
 
-fn field(dims: &[Option<usize>]) -> Field {
+/// A field of u8 with these dims, stored as it is.
+pub(in crate::format) fn field(dims: &[Option<usize>]) -> Field {
     Field {
         name: "x".to_owned(),
         kind: Kind::Tensor,

@@ -7,6 +7,8 @@ pub(crate) mod bijection;
 pub(crate) mod bitmap;
 pub(crate) mod epoch;
 pub(crate) mod geometry;
+#[cfg(test)]
+pub(crate) mod golden;
 pub(crate) mod mixture;
 pub(crate) mod parts;
 pub(crate) mod pools;
@@ -104,7 +106,6 @@ pub(crate) fn epoch_key(seed: u64, epoch: u64) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::geometry::Selected;
     use super::*;
@@ -172,44 +173,14 @@ mod tests {
         assert_eq!(windowed(9, 8), windowed(8, 8));
     }
 
-    /// What an independent program (tests/python/order_oracle.py) has made of format-spec 13.
     #[test]
     fn golden_orders_are_reproduced() {
-        let cases: serde_json::Value =
-            serde_json::from_str(include_str!("../../../tests/data/orders/v1.json")).unwrap();
-        let cases = cases.as_array().unwrap();
+        let cases = golden::cases(include_str!("../../../tests/data/orders/v1.json"));
         assert!(cases.len() > 70);
         for case in cases {
-            let number = |name: &str| case[name].as_u64().unwrap();
-            let list = |value: &serde_json::Value| -> Vec<u64> {
-                let items = value.as_array().unwrap().iter();
-                items.map(|x| x.as_u64().unwrap()).collect()
-            };
-            let shards: Vec<(u64, u32)> = case["shards"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|pair| (pair[0].as_u64().unwrap(), pair[1].as_u64().unwrap() as u32))
-                .collect();
-            let mut g = Geometry::of(&shards);
-            if !case["selected"].is_null() {
-                g = g.select(Selected::list(list(&case["selected"])));
-            }
-            let shuffle = match case["shuffle"].as_str().unwrap() {
-                "none" => Shuffle::None,
-                "exact" => Shuffle::Exact,
-                _ => Shuffle::Windowed {
-                    window: number("window") as u32,
-                },
-            };
-            let (epoch, repeat) = (number("epoch"), number("repeat"));
-            let before = u128::from(epoch * repeat * g.len());
-            let n = g.len() * repeat;
-            let lanes = number("lanes") as u32;
-            let g = Arc::new(g);
-            let mut track = epoch::Track::new(g, shuffle, lanes, number("seed"), before).unwrap();
+            let (mut track, n) = case.track(case.geometry());
             let order: Vec<u64> = (0..n).map(|i| track.at(i).unwrap()).collect();
-            assert_eq!(order, list(&case["order"]), "{}", case["shuffle"]);
+            assert_eq!(order, case.list("order"), "{:?}", case.shuffle());
         }
     }
 }

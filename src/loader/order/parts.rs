@@ -150,10 +150,9 @@ fn find(ends: &[u64], i: u64) -> (u64, u64) {
 #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
 mod tests {
     use super::*;
-    use crate::loader::order::Shuffle;
     use crate::loader::order::bitmap::Bitmap;
-    use crate::loader::order::epoch::Track;
     use crate::loader::order::geometry::Geometry;
+    use crate::loader::order::golden;
 
     /// Parts of a list of samples, one by one.
     fn expected(samples: &[u64], per: u64, counts: Option<&[u32]>) -> Vec<u64> {
@@ -203,62 +202,39 @@ mod tests {
         }
     }
 
-    /// What an independent program (tests/python/order_oracle.py) has made of format-spec 13.8.
     #[test]
     fn golden_orders_of_windows_are_reproduced() {
-        let text = include_str!("../../../tests/data/orders/windows.json");
-        let cases: serde_json::Value = serde_json::from_str(text).unwrap();
-        let cases = cases.as_array().unwrap();
+        let cases = golden::cases(include_str!("../../../tests/data/orders/windows.json"));
         assert!(cases.len() > 60);
         for case in cases {
-            let number = |name: &str| case[name].as_u64().unwrap();
-            let list = |value: &serde_json::Value| -> Vec<u64> {
-                let items = value.as_array().unwrap().iter();
-                items.map(|x| x.as_u64().unwrap()).collect()
-            };
-            let (length, stride) = (number("length"), number("stride"));
+            let (length, stride) = (case.number("length"), case.number("stride"));
             let windows = |&steps: &u64| match steps.checked_sub(length) {
                 Some(rest) => (rest / stride + 1) as u32,
                 None => 0,
             };
-            let counts: Vec<u32> = list(&case["steps"]).iter().map(windows).collect();
-            let per = u64::from(*counts.iter().max().unwrap());
-            let same = counts.iter().all(|&n| u64::from(n) == per);
-            let mut total = 0;
-            let mut shards = Vec::new();
-            for pair in case["shards"].as_array().unwrap() {
-                let pair = list(pair);
-                total += pair[0];
-                shards.push((pair[0] * per, (pair[1] * per) as u32));
-            }
-            let selected = match &case["selected"] {
-                serde_json::Value::Null => Selected::Steps {
-                    first: 0,
-                    step: 1,
-                    len: total,
-                },
-                listed => Selected::list(list(listed)),
+            let counts: Vec<u32> = case.list("steps").iter().map(windows).collect();
+            let per = *counts.iter().max().unwrap();
+            let same = counts.iter().all(|&n| n == per);
+            let shards = case.shards();
+            let total = shards.iter().map(|&(samples, _)| samples).sum();
+            let all = Selected::Steps {
+                first: 0,
+                step: 1,
+                len: total,
             };
-            let selected = selected.parts(per, (!same).then_some(counts.as_slice()));
-            let g = Arc::new(Geometry::of(&shards).select(selected));
-            let shuffle = match case["shuffle"].as_str().unwrap() {
-                "none" => Shuffle::None,
-                "exact" => Shuffle::Exact,
-                _ => Shuffle::Windowed {
-                    window: number("window") as u32,
-                },
-            };
-            let n = g.len() * number("repeat");
-            let before = u128::from(number("epoch") * n);
-            let lanes = number("lanes") as u32;
-            let mut track = Track::new(g, shuffle, lanes, number("seed"), before).unwrap();
+            let selected = case.selected().unwrap_or(all);
+            let selected = selected.parts(per.into(), (!same).then_some(counts.as_slice()));
+            let scaled = shards
+                .iter()
+                .map(|&(n, chunk)| (n * u64::from(per), chunk * per));
+            let shards: Vec<(u64, u32)> = scaled.collect();
+            let (mut track, n) = case.track(Geometry::of(&shards).select(selected));
             let found = (0..n).map(|i| {
-                let id = track.at(i).unwrap();
+                let (id, per) = (track.at(i).unwrap(), u64::from(per));
                 vec![id / per, id % per * stride]
             });
-            let expected: Vec<Vec<u64>> =
-                case["order"].as_array().unwrap().iter().map(list).collect();
-            assert_eq!(found.collect::<Vec<_>>(), expected, "{}", case["shuffle"]);
+            let found: Vec<Vec<u64>> = found.collect();
+            assert_eq!(found, case.lists("order"), "{:?}", case.shuffle());
         }
     }
 }

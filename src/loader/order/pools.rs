@@ -105,10 +105,9 @@ impl Pools {
 mod tests {
     use super::*;
     use crate::loader::order::bijection::mix;
-    use crate::loader::order::epoch::{Epoch, Track};
-    use crate::loader::order::geometry::{Geometry, Selected};
+    use crate::loader::order::epoch::Epoch;
     use crate::loader::order::mixture::Turns;
-    use crate::loader::order::{Shuffle, epoch_key};
+    use crate::loader::order::{Shuffle, epoch_key, golden};
 
     const N: u64 = 1003;
 
@@ -173,46 +172,22 @@ mod tests {
         }
     }
 
-    /// What an independent program (tests/python/order_oracle.py) has made of format-spec 13.9.
     #[test]
     fn golden_orders_are_reproduced() {
-        let cases: serde_json::Value =
-            serde_json::from_str(include_str!("../../../tests/data/orders/buckets.json")).unwrap();
-        let cases = cases.as_array().unwrap();
+        let cases = golden::cases(include_str!("../../../tests/data/orders/buckets.json"));
         assert!(cases.len() > 15);
         for case in cases {
-            let number = |name: &str| case[name].as_u64().unwrap();
-            let list = |value: &serde_json::Value| -> Vec<u64> {
-                let items = value.as_array().unwrap().iter();
-                items.map(|x| x.as_u64().unwrap()).collect()
-            };
-            let shards = case["shards"].as_array().unwrap().iter();
-            let shards: Vec<(u64, u32)> = shards
-                .map(|pair| (pair[0].as_u64().unwrap(), pair[1].as_u64().unwrap() as u32))
-                .collect();
-            let mut g = Geometry::of(&shards);
-            if !case["selected"].is_null() {
-                g = g.select(Selected::list(list(&case["selected"])));
-            }
-            let shuffle = match case["shuffle"].as_str().unwrap() {
-                "none" => Shuffle::None,
-                "exact" => Shuffle::Exact,
-                _ => Shuffle::Windowed {
-                    window: number("window") as u32,
-                },
-            };
-            let (seed, epoch, n) = (number("seed"), number("epoch"), g.len() * number("repeat"));
-            let lanes = number("lanes") as u32;
-            let before = u128::from(epoch * n);
-            let track = Track::new(Arc::new(g), shuffle, lanes, seed, before).unwrap();
-            let lengths = list(&case["lengths"]).into_iter().map(|x| x as u32);
+            let (track, n) = case.track(case.geometry());
+            let lengths = case.list("lengths").into_iter().map(|x| x as u32);
             let lengths: Lengths = [lengths.collect()].into();
-            let batches = (number("global_batch"), number("pool_batches"));
-            let key = (shuffle != Shuffle::None).then(|| hash(epoch_key(seed, epoch), 3));
+            let batches = (case.number("global_batch"), case.number("pool_batches"));
+            let shuffle = case.shuffle();
+            let key = epoch_key(case.number("seed"), case.number("epoch"));
+            let key = (shuffle != Shuffle::None).then(|| hash(key, 3));
             let mut order = Epoch::new(vec![track], Arc::new(Turns::one()))
                 .in_pools(Pools::new(lengths, batches, n, key));
             let order: Vec<u64> = (0..n).map(|i| order.at(i).unwrap().1).collect();
-            assert_eq!(order, list(&case["order"]), "{shuffle:?}");
+            assert_eq!(order, case.list("order"), "{shuffle:?}");
         }
     }
 }
