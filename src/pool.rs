@@ -227,7 +227,7 @@ impl BufferPool {
 
     /// True if the buffers in use are more than caches hold, so that streaming past the caches pays.
     pub(crate) fn is_cold(&self) -> bool {
-        self.inner.in_use.load(Ordering::Relaxed) > CACHED && stream::pays()
+        self.inner.in_use.load(Ordering::Relaxed) > CACHED && stream::PAYS
     }
 
     /// How the pool was used so far.

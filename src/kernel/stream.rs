@@ -8,22 +8,9 @@ pub(crate) const MIN: usize = 512;
 /// A cache line.
 const LINE: usize = 64;
 
-/// True if streaming pays on this machine. Measured: 2 to 3 times the speed of ordinary stores on AMD Zen 4, a quarter of it
-/// on Intel Sapphire Rapids; others are taken to be like the latter.
-pub(crate) fn pays() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::sync::OnceLock;
-        static PAYS: OnceLock<bool> = OnceLock::new();
-        *PAYS.get_or_init(|| {
-            let vendor = std::arch::x86_64::__cpuid(0);
-            let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-            name.as_flattened() == b"AuthenticAMD"
-        })
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
+/// True if streaming pays on this machine. Measured where more batches are open than caches hold: 2 to 3 times the speed of
+/// ordinary stores on AMD Zen 4, 1.2 to 1.5 times on Intel Sapphire Rapids. Elsewhere there are only ordinary stores.
+pub(crate) const PAYS: bool = cfg!(target_arch = "x86_64");
 
 /// Copies `src` to `dst`. [`fence`] must follow before another thread is told of the bytes.
 ///

@@ -147,7 +147,7 @@ fn decode(reader: &ShardReader, size: usize, buffers: &mut [Part], scratch: &mut
         let len = count as usize * size;
         let turn = usize::try_from(chunk.header.chunk).unwrap() % buffers.len();
         let run = [RowRun { row: 0, count }];
-        let is_cold = buffers.len() > 16 && stream::pays();
+        let is_cold = buffers.len() > 16 && stream::PAYS;
         let mut slots = OneRun {
             slot: &mut buffers[turn].as_mut()[..len],
             is_cold,
