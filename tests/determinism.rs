@@ -166,11 +166,6 @@ fn epochs_and_seeds_differ() -> Result<()> {
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
-fn num_threads() -> usize {
-    std::fs::read_dir("/proc/self/task").unwrap().count()
-}
-
 /// One test on purpose: it counts threads, and would count those of a neighbour.
 #[cfg(target_os = "linux")]
 #[test]
@@ -192,19 +187,20 @@ fn dropping_an_iterator_ends_its_threads() -> Result<()> {
         .num_workers(3)
         .open(&path)?;
     drop(loader.batches(8));
-    let before = num_threads();
+    let before = common::live_threads();
     for taken in [0, 1, 5, 62] {
         let mut batches = loader.batches(8);
         for _ in 0..taken {
             batches.next().unwrap()?;
         }
+        assert!(common::live_threads() > before, "threads are not seen");
         drop(batches);
-        assert_eq!(num_threads(), before, "after {taken} batches");
+        assert_eq!(common::live_threads(), before, "after {taken} batches");
     }
     for _ in 0..100 {
         drop(loader.batches(8).next());
     }
-    assert_eq!(num_threads(), before);
+    assert_eq!(common::live_threads(), before);
     Ok(())
 }
 

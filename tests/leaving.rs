@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{asked, small_dataset};
+use common::{asked, live_threads, small_dataset};
 use tensorshard::{IoMode, Loader, Result, ShardWriter, Shuffle};
 
 fn entries(folder: &str) -> usize {
@@ -54,10 +54,10 @@ fn check(path: &Path, shuffle: Shuffle, io: IoMode) -> Result<()> {
     // Once before it counts: shards are open then, and memory that is kept for other batches has been used.
     loader.batches(16).try_for_each(|batch| batch.map(|_| ()))?;
     leave(&loader, 100)?;
-    let (threads, files) = (entries("/proc/self/task"), entries("/proc/self/fd"));
+    let (threads, files) = (live_threads(), entries("/proc/self/fd"));
     let memory = resident();
     leave(&loader, asked("TENSORSHARD_LEAVERS", 200))?;
-    assert_eq!(entries("/proc/self/task"), threads, "threads");
+    assert_eq!(live_threads(), threads, "threads");
     assert_eq!(entries("/proc/self/fd"), files, "open files");
     let more = resident().saturating_sub(memory);
     assert!(more < 8 << 20, "{more} bytes more");

@@ -34,6 +34,24 @@ pub(crate) fn asked(name: &str, usual: usize) -> usize {
     value.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
+/// Threads of this process that run. The system lists a thread for a moment after it was joined: one that is exiting is
+/// not counted (PF_EXITING among the flags, the ninth field of proc_pid_stat(5)).
+#[cfg(target_os = "linux")]
+pub(crate) fn live_threads() -> usize {
+    const PF_EXITING: u64 = 4;
+    let is_live = |stat: &String| {
+        // The name, in parentheses, may hold anything; the third field is the first one after it.
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let flags = fields.split_whitespace().nth(6).unwrap();
+        flags.parse::<u64>().unwrap() & PF_EXITING == 0
+    };
+    std::fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok())
+        .filter(is_live)
+        .count()
+}
+
 /// Test data that are the same every time, or others if TENSORSHARD_SEED is given.
 pub(crate) fn random(stream: u64) -> Random {
     Random(((asked("TENSORSHARD_SEED", 0) as u64) << 16) + stream)
