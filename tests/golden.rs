@@ -42,6 +42,7 @@ const CASES: &[(&str, Case)] = &[
     ("ragged", ragged),
     ("large-samples", large_samples),
     ("abs-error", abs_error),
+    ("abs-error-short-step", abs_error),
     ("splits", splits),
     ("prefix", prefix),
     ("predict", predict),
@@ -51,6 +52,12 @@ const CASES: &[(&str, Case)] = &[
     #[cfg(feature = "lzo")]
     ("lzo", |path| bytes(path, "lzo")),
 ];
+
+/// Cases that the writer of today writes in another way, as the specification lets it: they are read, and there is a case
+/// of what is written now.
+///
+/// - `abs-error`: its steps have all bits of f64.
+const NO_LONGER_WRITTEN: &[&str] = &["abs-error"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/v1")
@@ -975,7 +982,8 @@ fn golden_files_read_as_expected() -> Result<()> {
 /// The same input still gives the same values: files may differ (a codec crate may find shorter encodings).
 #[test]
 fn cases_written_today_read_the_same() -> Result<()> {
-    for (name, write) in CASES {
+    let written = |(name, _): &&(&str, Case)| !NO_LONGER_WRITTEN.contains(name);
+    for (name, write) in CASES.iter().filter(written) {
         let dir = tempfile::tempdir().unwrap();
         write(&dir.path().join("d"))?;
         let now = expected(&Dataset::open(dir.path().join("d"))?)?;

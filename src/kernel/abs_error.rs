@@ -4,6 +4,7 @@
 //! and then the conversion to the field's dtype.
 
 use super::convert::Slot;
+use super::dequant::{self, Codes};
 use super::simd::simd;
 
 /// The values that stored elements can have.
@@ -14,6 +15,26 @@ pub(crate) struct Grid {
     /// The smallest and the largest q - zero_point.
     pub(crate) low: f64,
     pub(crate) high: f64,
+}
+
+/// Mantissa bits that f64 has more than f32.
+const BITS_BEYOND_F32: u32 = f64::MANTISSA_DIGITS - f32::MANTISSA_DIGITS;
+
+/// The next number of the precision of f32 towards 0.
+pub(crate) fn down_to_f32(x: f64) -> f64 {
+    f64::from_bits(x.to_bits() >> BITS_BEYOND_F32 << BITS_BEYOND_F32)
+}
+
+impl Grid {
+    /// Step and zero_point for arithmetic in f32 on integers of at most 16 bits, if that gives the same: a step that f32
+    /// has, times an integer below 2^24, is exact in f64, so that the one rounding is that to f32.
+    fn in_f32(&self) -> Option<(f32, f32)> {
+        const MOST: f64 = ((1 << 24) - (1 << 16)) as f64;
+        let same = down_to_f32(self.step) == self.step
+            && (f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&self.step)
+            && self.zero_point.abs() <= MOST;
+        same.then(|| (round(self.step), round(self.zero_point)))
+    }
 }
 
 /// 1.5 * 2^52: adding it to a number below 2^51 in size leaves no bits behind the point, and the FPU rounds to even.
@@ -107,9 +128,21 @@ fn round(x: f64) -> f32 {
     x as f32
 }
 
+/// Stored elements to f32. Stops at the shorter of codes and `dst`.
+pub(crate) fn to_f32<S: Slot>(width: Width, codes: &[u8], grid: &Grid, dst: &mut [S]) {
+    match (width, grid.in_f32()) {
+        (Width::One, Some((step, zero_point))) => {
+            dequant::run(Codes::I8, codes, step, zero_point, dst);
+        }
+        (Width::Two, Some((step, zero_point))) => {
+            dequant::run(Codes::I16, codes, step, zero_point, dst);
+        }
+        _ => through_f64(width, codes, grid, dst),
+    }
+}
+
 simd! {
-    /// Stored elements to f32. Stops at the shorter of codes and `dst`.
-    pub(crate) fn to_f32<S: Slot>(width: Width, codes: &[u8], grid: &Grid, dst: &mut [S]) {
+    fn through_f64<S: Slot>(width: Width, codes: &[u8], grid: &Grid, dst: &mut [S]) {
         of_width(width, codes, grid, dst, |x| S::of(round(x)));
     }
 }
@@ -207,6 +240,41 @@ mod tests {
         quantize(&x, &grid, &mut q, &mut decoded);
         assert_eq!(q, [0, 2, -2, 127, -128, 127, -128, -128, 0]);
         assert!(q.iter().zip(decoded).all(|(q, x)| f64::from(*q) == x));
+    }
+
+    #[test]
+    fn arithmetic_in_f32_is_used_where_it_gives_the_same() {
+        let codes: Vec<u8> = (i16::MIN..=i16::MAX).flat_map(i16::to_le_bytes).collect();
+        let exact = f64::from(0.1f32);
+        for (step, zero_point, in_f32) in [
+            (exact, 0.0, true),
+            (exact, -12_345.0, true),
+            (exact, 16_711_680.0, true),
+            (exact, 16_711_681.0, false),
+            (0.1, 0.0, false),
+            (down_to_f32(0.1), 7.0, true),
+            (f64::from(f32::MAX), 1.0, true),
+            (f64::from(f32::MIN_POSITIVE), 1.0, true),
+            (f64::from(f32::MIN_POSITIVE) / 2.0, 0.0, false),
+            (1e300, 0.0, false),
+            (exact * 2f64.powi(-120), 3.0, true),
+        ] {
+            let grid = Grid {
+                step,
+                zero_point,
+                ..GRID
+            };
+            assert_eq!(grid.in_f32().is_some(), in_f32, "{step:e} {zero_point}");
+            let n = codes.len() / 2;
+            let (mut a, mut b) = (vec![0.0f32; n], vec![1.0f32; n]);
+            to_f32(Width::Two, &codes, &grid, &mut a);
+            through_f64(Width::Two, &codes, &grid, &mut b);
+            assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+            let (mut a, mut b) = (vec![0.0f32; 2 * n], vec![1.0f32; 2 * n]);
+            to_f32(Width::One, &codes, &grid, &mut a);
+            through_f64(Width::One, &codes, &grid, &mut b);
+            assert!(a.iter().zip(&b).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
     }
 
     #[test]

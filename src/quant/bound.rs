@@ -3,6 +3,7 @@
 use super::{AbsErrorParams, NonFinite};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernel::abs_error::down_to_f32;
 
 /// The largest error that decoded values may have.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +32,8 @@ pub(super) struct BoundRequest {
 /// The largest zero_point, in size: with any q it stays below 2^51.
 pub(super) const LARGEST_ZERO_POINT: i64 = 1 << 50;
 
-/// What a step is smaller than twice the error by, so that roundings in f64 do not matter.
+/// What a step is smaller than twice the error by, so that roundings in f64 do not matter. It is also rounded down to a
+/// number of f32's precision: then elements are decoded in f32, to the same bits.
 const SLACK: f64 = 1.0 - 1.0 / 1_048_576.0;
 
 /// Mantissa bits of a float dtype, and the exponent of its smallest normal.
@@ -144,9 +146,9 @@ impl BoundRequest {
             // Constant: one step from 0.
             if largest > 0.0 { largest } else { 1.0 }
         } else if self.range.is_some() {
-            2.0 * before_rounding(dtype, max_error, largest) * SLACK
+            down_to_f32(2.0 * before_rounding(dtype, max_error, largest) * SLACK)
         } else {
-            2.0 * max_error * SLACK
+            down_to_f32(2.0 * max_error * SLACK)
         };
         if !step.is_normal() {
             return Err(Error::invalid(format!(
