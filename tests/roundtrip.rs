@@ -12,9 +12,9 @@ use std::path::Path;
 
 use common::{Random, collect, elements, random, small_dataset, write_one_field};
 use tensorshard::{
-    Batch, CodecId, CodecSpec, DType, Dataset, ErrorKind, FieldOutput, FieldSpec, FilterId, IoMode,
-    Kind, Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result, ShardWriter, Shuffle,
-    SplitId, TensorView, to_le_bytes,
+    Batch, CodecId, CodecSpec, DType, Dataset, ErrorKind, FieldOutput, FieldSpec, FilterId,
+    FilterSpec, IoMode, Kind, Loader, NonFinite, Preset, QuantParams, QuantSpec, Ragged, Result,
+    ShardWriter, Shuffle, SplitId, TensorView, to_le_bytes,
 };
 
 const CODECS: &[CodecId] = &[
@@ -143,6 +143,111 @@ fn lossless_is_bit_exact_for_every_dtype_shape_codec_and_filter() -> Result<()> 
                 }
             }
             assert!(dataset.verify(&|_| ()).is_intact());
+        }
+    }
+    Ok(())
+}
+
+/// Elements that differ little from their neighbours: codecs and filters find something.
+fn smooth(dtype: DType, len: usize, random: &mut Random) -> Vec<u8> {
+    let mut walk = 100i64;
+    let mut out = Vec::new();
+    for _ in 0..len {
+        walk += i64::try_from(random.below(7)).unwrap() - 3;
+        match dtype {
+            DType::F32 => out.extend((walk as f32 / 16.0).to_le_bytes()),
+            _ => out.extend(&walk.to_le_bytes()[..dtype.size()]),
+        }
+    }
+    out
+}
+
+/// Pieces are decoded and unfiltered in steps of some KiB: samples of less and more, and more than a piece, with lines and
+/// planes of less and more, scattered and in order.
+#[test]
+fn filters_are_undone_in_steps_of_any_part_of_a_sample() -> Result<()> {
+    let mut random = random(21);
+    let cases: [(DType, &[usize], &str, Option<usize>); 16] = [
+        (DType::U8, &[3, 64, 64], "predict:2d:channel=0", None),
+        (DType::U8, &[64, 64, 3], "predict:2d:channel=2", None),
+        (DType::U8, &[4, 16, 16], "predict:2d:zigzag", None),
+        (DType::U8, &[200, 100], "predict:2d:zigzag", None),
+        (DType::U8, &[3, 9000], "predict:left", None),
+        (DType::U8, &[300, 33], "predict:up:zigzag", None),
+        (DType::U8, &[1100, 64], "predict:2d", None),
+        (DType::I8, &[20, 30, 31], "predict:3d", None),
+        (DType::I16, &[10, 64, 64], "predict:3d:zigzag", Some(2)),
+        (
+            DType::I16,
+            &[2, 300, 64],
+            "predict:2d:channel=0:reference=none",
+            None,
+        ),
+        (
+            DType::I32,
+            &[3, 20, 12],
+            "predict:2d:channel=2:reference=none",
+            Some(4),
+        ),
+        (DType::I64, &[70, 90], "predict:2d", None),
+        (
+            DType::F32,
+            &[90, 100],
+            "float_order,predict:2d:zigzag",
+            Some(4),
+        ),
+        (
+            DType::F32,
+            &[200, 128],
+            "float_order,predict:2d:zigzag",
+            Some(4),
+        ),
+        (
+            DType::F32,
+            &[60, 50],
+            "float_order,predict:2d,byte_shuffle",
+            None,
+        ),
+        (
+            DType::F32,
+            &[60, 50],
+            "float_order,predict:2d,predict:up",
+            Some(4),
+        ),
+    ];
+    for (case, (dtype, shape, filters, planes)) in cases.into_iter().enumerate() {
+        let len: usize = shape.iter().product();
+        // Of some, more than caches hold.
+        let n = if len == 70_400 { 300 } else { 11 };
+        let data: Vec<(Vec<usize>, Vec<u8>)> = (0..n)
+            .map(|_| (shape.to_vec(), smooth(dtype, len, &mut random)))
+            .collect();
+        let expected: Vec<Vec<u8>> = data.iter().map(|(_, bytes)| bytes.clone()).collect();
+        let specs = filters.split(',').map(FilterSpec::parse);
+        let specs = specs.collect::<Result<Vec<_>>>()?;
+        for codec in ["prefix", "zstd", "none"] {
+            let mut field = FieldSpec::new("x", dtype, shape).filter_specs(specs.clone());
+            let codec = CodecSpec::parse(codec)?;
+            field = match planes {
+                Some(planes) => field.split(SplitId::BYTE_SPLIT).codecs(vec![codec; planes]),
+                None => field.codec(codec),
+            };
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("d");
+            write_one_field(ShardWriter::builder(), &path, field, dtype, &data)?;
+            let what = format!("case {case}: {dtype} {shape:?} {filters} {codec}");
+            let dataset = Dataset::open(&path)?;
+            assert!(by_get(&dataset, "x")? == expected, "{what}, by get");
+            let ids: Vec<u64> = (0..30).map(|_| random.below(n) as u64).collect();
+            for (sample, id) in dataset.get_many(&ids)?.iter().zip(&ids) {
+                let expected = &expected[usize::try_from(*id).unwrap()];
+                let found = sample.tensor("x")?;
+                assert!(found.data() == expected.as_slice(), "{what}, sample {id}");
+            }
+            for shuffle in [Shuffle::None, Shuffle::Windowed { window: 2 }] {
+                let found = by_loader(&path, "x", shuffle, IoMode::Mmap)?;
+                assert!(found == expected, "{what}, {shuffle:?}");
+            }
         }
     }
     Ok(())

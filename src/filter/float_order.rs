@@ -3,7 +3,7 @@
 
 use crate::kernel::float_order;
 
-use super::{Filter, FilterId, FilterSpec, Layout};
+use super::{Filter, FilterId, FilterSpec, Layout, Steps};
 
 pub(super) struct FloatOrder;
 
@@ -26,5 +26,27 @@ impl Filter for FloatOrder {
 
     fn undo(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
         float_order::undo(spec.elem_size(), src, dst);
+    }
+    fn steps(&self, spec: FilterSpec, _shape: &[usize]) -> Option<Box<dyn Steps>> {
+        Some(Box::new(Elements {
+            elem_size: spec.elem_size(),
+        }))
+    }
+}
+
+/// Elements do not depend on each other.
+#[derive(Debug)]
+struct Elements {
+    elem_size: usize,
+}
+
+impl Steps for Elements {
+    fn unit(&self) -> usize {
+        self.elem_size
+    }
+
+    fn undo(&self, _first: usize, src: &[u8], dst: &mut [u8]) {
+        let start = dst.len() - src.len();
+        float_order::undo(self.elem_size, src, &mut dst[start..]);
     }
 }

@@ -103,6 +103,22 @@ pub(crate) trait Filter: Sync {
 
     /// The inverse of [`Filter::apply`]: every input is valid.
     fn undo(&self, spec: FilterSpec, layout: &dyn Layout, src: &[u8], dst: &mut [u8]);
+
+    /// The inverse for pieces of samples of `shape` in steps, for filters that look at few bytes at a time; `None` for
+    /// those that need the whole piece.
+    fn steps(&self, _spec: FilterSpec, _shape: &[usize]) -> Option<Box<dyn Steps>> {
+        None
+    }
+}
+
+/// The inverse of a filter, step by step: a step is used while it is in the caches.
+pub(crate) trait Steps: fmt::Debug {
+    /// A step is of a multiple of so many bytes, from the beginning of a sample on.
+    fn unit(&self) -> usize;
+
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds all that was undone of the piece before it.
+    /// `first` is the byte within its sample, or run of samples, where the piece begins: a multiple of the unit.
+    fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]);
 }
 
 /// What a piece holds, for filters that look at shapes.

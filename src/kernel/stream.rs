@@ -2,6 +2,9 @@
 //! cache holds, and an ordinary store first fetches the line that it is about to overwrite.
 #![expect(unsafe_code, reason = "non-temporal stores")]
 
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Level, level};
+
 /// Shorter runs are copied in the ordinary way.
 pub(crate) const MIN: usize = 512;
 
@@ -25,38 +28,82 @@ pub(crate) fn copy(src: &[u8], dst: &mut [u8]) {
     dst_head.copy_from_slice(src_head);
     let (dst_lines, dst_tail) = dst.as_chunks_mut::<LINE>();
     let (src_lines, src_tail) = src.as_chunks::<LINE>();
-    for (src, dst) in src_lines.iter().zip(dst_lines) {
-        copy_line(src, dst);
-    }
+    copy_lines(src_lines, dst_lines);
     dst_tail.copy_from_slice(src_tail);
 }
 
-#[inline(always)]
-fn copy_line(src: &[u8; LINE], dst: &mut [u8; LINE]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
-        debug_assert_eq!(
-            dst.as_ptr() as usize % LINE,
-            0,
-            "a line that is not aligned"
-        );
-        let (src, dst) = (
-            src.as_ptr().cast::<__m128i>(),
-            dst.as_mut_ptr().cast::<__m128i>(),
-        );
-        // SAFETY: both are 64 bytes, read and written as 4 times 16; `dst` is aligned: `copy` starts at a line. SSE2 is part of
-        // x86-64. That the stores are ordered before what publishes them is the duty of `fence`, as said at `copy`.
-        unsafe {
-            for i in 0..4 {
-                _mm_stream_si128(dst.add(i), _mm_loadu_si128(src.add(i)));
-            }
-        }
+/// Stores wait in a queue of some number of them, whatever their size: the larger they are, the more of them are on their
+/// way to memory while the next bytes are computed.
+#[cfg(target_arch = "x86_64")]
+fn copy_lines(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
+    match level() {
+        // SAFETY: a level is at most what `Level::best` found on this machine.
+        Level::Avx512 => unsafe { x86::lines_512(src, dst) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { x86::lines_256(src, dst) },
+        Level::Scalar => x86::lines_128(src, dst),
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn copy_lines(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
+    for (src, dst) in src.iter().zip(dst) {
         *dst = *src;
     }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::LINE;
+
+    macro_rules! lines {
+        ($name:ident, $vector:ty, $load:ident, $stream:ident $(, $feature:literal)?) => {
+            $(#[target_feature(enable = $feature)])?
+            pub(super) fn $name(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
+                for (src, dst) in src.iter().zip(dst) {
+                    let (src, dst): (*const $vector, *mut $vector) =
+                        (src.as_ptr().cast(), dst.as_mut_ptr().cast());
+                    debug_assert_eq!(dst as usize % LINE, 0, "a line that is not aligned");
+                    // SAFETY: both are 64 bytes, read and written in vectors; `dst` is aligned: `copy` starts at a line.
+                    // That the stores are ordered before what publishes them is the duty of `fence`, as said at `copy`.
+                    unsafe {
+                        for i in 0..LINE / size_of::<$vector>() {
+                            $stream(dst.add(i), $load(src.add(i)));
+                        }
+                    }
+                }
+            }
+        };
+    }
+    lines!(
+        lines_512,
+        __m512i,
+        _mm512_loadu_si512,
+        _mm512_stream_si512,
+        "avx512f"
+    );
+    lines!(
+        lines_256,
+        __m256i,
+        _mm256_loadu_si256,
+        _mm256_stream_si256,
+        "avx2"
+    );
+    lines!(lines_128, __m128i, _mm_loadu_si128, _mm_stream_si128);
+}
+
+/// Fetches lines that will be written soon in the ordinary way.
+pub(crate) fn fetch_to_write(dst: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in dst.chunks(LINE) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a hint reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = dst;
 }
 
 /// Orders streamed bytes before everything that this thread does next.

@@ -113,8 +113,10 @@ impl SlotShape {
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     pub(crate) io: Vec<u8>,
-    pub(super) a: Vec<u8>,
-    pub(super) b: Vec<u8>,
+    /// Elements of a piece whose planes were merged.
+    pub(super) merged: Vec<u8>,
+    /// What each filter leaves of a piece.
+    pub(super) unfiltered: Vec<Vec<u8>>,
     pub(super) aux: Vec<u8>,
     /// Values on their way to cold slots.
     pub(super) staging: Vec<u8>,

@@ -115,18 +115,17 @@ impl<'a> Planes<'a> {
         }
     }
 
-    /// Reads piece `piece` of a split, of `raw_len` bytes over all planes. Planes with a codec are checked, and decoded now
-    /// or as they are used; stored ones are checked as they are used, and used where they lie.
+    /// Reads piece `piece`, of `raw_len` bytes over all planes. Planes with a codec are checked, and decoded now or as they
+    /// are used; stored ones are checked as they are used, and used where they lie.
     pub(super) fn load<'s>(
         &'s self,
-        split: &'static dyn Split,
         piece: u32,
         raw_len: usize,
         scratch: &'s mut [PlaneScratch; MAX_PLANES],
     ) -> Result<Loaded<'s>> {
         let len = raw_len / self.planes.len().max(1);
         let mut loaded = Loaded {
-            split,
+            split: self.split,
             parts: Default::default(),
             count: self.planes.len(),
             len,
@@ -228,9 +227,9 @@ fn bad_prefix(len: usize, damage: prefix::Damage) -> Error {
     )
 }
 
-/// A piece of a split field. Nothing of it may be used before [`Loaded::finish`].
+/// A piece of a field. Nothing of it may be handed out before [`Loaded::finish`].
 pub(super) struct Loaded<'a> {
-    split: &'static dyn Split,
+    split: Option<&'static dyn Split>,
     parts: [Part<'a>; MAX_PLANES],
     count: usize,
     /// Elements.
@@ -238,9 +237,27 @@ pub(super) struct Loaded<'a> {
 }
 
 impl Loaded<'_> {
-    /// Merges the whole piece into `dst`, which has its length.
-    pub(super) fn merge_all(&mut self, dst: &mut [u8]) -> Result<()> {
-        self.merge(0, dst, Stores::Cached)
+    /// The bytes of a range of the piece, without a copy unless planes are merged: then in the same range of `merged`. Ranges
+    /// ascend. What will be written to `to` soon is fetched meanwhile.
+    pub(super) fn bytes<'s>(
+        &'s mut self,
+        range: Range<usize>,
+        merged: &'s mut Vec<u8>,
+        to: Option<*const u8>,
+    ) -> Result<&'s [u8]> {
+        if self.split.is_none() {
+            return self.parts[0].get(range, to);
+        }
+        grow(merged, self.len * self.count);
+        let dst = merged.get_mut(range.clone()).ok_or_else(not_there)?;
+        self.merge(range.start, dst, Stores::Cached)?;
+        Ok(dst)
+    }
+
+    /// Checks what is stored as it is and would be checked as it is used.
+    pub(super) fn check(&mut self) -> Result<()> {
+        let unchecked = self.parts.iter_mut().filter_map(|p| p.unchecked.take());
+        unchecked.into_iter().try_for_each(StoredPiece::finish)
     }
 
     /// Merges elements into all of `dst`. The first one is at byte `start` of the piece.
@@ -258,7 +275,11 @@ impl Loaded<'_> {
             for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
                 *plane = part.get(elements.clone(), to)?;
             }
-            self.split.merge(planes, tile, stores);
+            match (self.split, &*planes) {
+                (Some(split), planes) => split.merge(planes, tile, stores),
+                (None, [plane]) => tile.copy_from_slice(plane),
+                _ => return Err(not_there()),
+            }
         }
         Ok(())
     }

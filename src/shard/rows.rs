@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::filter::FilterSpec;
+use crate::filter::{self, FilterSpec};
 use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
@@ -21,10 +21,13 @@ use super::decode::{
 use super::encode::cut_ragged;
 use super::layout::PieceLayout;
 use super::planes::{Loaded, Planes};
-use super::reader::{Chunk, ShardReader, StoredPiece};
+use super::reader::{Chunk, ShardReader};
 
-/// Stored bytes that are checked at a time before they are dequantized.
-const MAX_CHECKED: usize = 8 << 10;
+/// Bytes of a piece that are checked, decoded, unfiltered and dequantized at a time, unless a filter needs more, and
+/// delivered bytes that these may become. All of it stays in the L1 cache, and what is delivered in the queue of stores:
+/// the next step is computed while they are on their way to memory. From 16 KiB on one waits for the other.
+const STEP: usize = 8 << 10;
+const STEP_OUT: usize = 8 << 10;
 /// Larger samples are dequantized one by one: they are not looked up often.
 const MAX_GROUPED: usize = 16 << 10;
 /// Values that are staged at a time on their way to cold slots: few enough to stay in the L2 cache.
@@ -115,6 +118,8 @@ impl<'a> Job<'a> {
         let mut spans = std::mem::take(&mut scratch.spans);
         self.cut(&mut spans);
         planes.check(&spans, &mut scratch.io)?;
+        let shape = self.fixed.as_ref().map(|fixed| fixed.shape.as_slice());
+        let undo = shape.and_then(|shape| InSteps::new(&planes.filters, shape));
         self.load_prefix(&mut scratch.prefix);
         self.load_scales(scratch)?;
         let patches = self.load_patches(scratch)?;
@@ -136,7 +141,10 @@ impl<'a> Job<'a> {
                 break;
             };
             if run.row < span.end && self.is_wanted(span, next_run, slots) {
-                self.piece(&planes, piece, span, next_run, &patches, slots, scratch)?;
+                let undo = undo.as_ref();
+                self.piece(
+                    &planes, undo, piece, span, next_run, &patches, slots, scratch,
+                )?;
             }
             planes.advance(piece);
         }
@@ -186,6 +194,7 @@ impl<'a> Job<'a> {
     fn piece(
         &self,
         planes: &Planes<'_>,
+        undo: Option<&InSteps>,
         piece: u32,
         span: &Span,
         first_run: usize,
@@ -196,37 +205,15 @@ impl<'a> Job<'a> {
         let raw_len = span.len as usize;
         let (plane, stored_len) = planes.first(piece)?;
         let reading = scratch.counts.start();
-        let layout = PieceLayout {
-            field: self.field,
-            fixed: self.fixed.as_ref().map(|fixed| fixed.shape.as_slice()),
-            shapes: self.shapes,
-            span: *span,
-        };
-        let mut filters: &[FilterSpec] = &planes.filters;
         // Delivered bytes are the stored bytes.
         let plain = self.plain && self.shapes.is_none() && patches.indices.is_empty();
-        let direct = plain && filters.is_empty();
-        let mut loaded = None;
-        if let Some(split) = planes.split {
-            let mut planes = planes.load(split, piece, raw_len, &mut scratch.planes)?;
-            scratch.counts.add(reading, stored_len, raw_len);
-            if direct {
-                self.merge_rows(&mut planes, span, first_run, slots)?;
-                return planes.finish();
-            }
-            loaded = Some(planes);
-        }
+        let direct = plain && planes.filters.is_empty();
         // Fast path: the piece is its values, and all of it goes to one place.
-        let mut slot = None;
-        if plain {
-            let run = &self.runs[first_run];
-            if run.row <= span.first && run.end() >= span.end {
-                let dst = slots.run(first_run, 0);
-                let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
-                slot = Some(dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?);
-            }
-        }
-        if let (Some(dst), true) = (&mut slot, direct) {
+        let run = &self.runs[first_run];
+        if direct && planes.split.is_none() && run.row <= span.first && run.end() >= span.end {
+            let dst = slots.run(first_run, 0);
+            let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
+            let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
             let (ordinal, offset) = (plane.ordinal, plane.offset);
             if stored_len == raw_len {
                 let copied = self
@@ -242,121 +229,199 @@ impl<'a> Job<'a> {
             scratch.counts.add(reading, stored_len, raw_len);
             return decode_piece(plane.stream, stored, dst).map_err(|e| e.at_offset(offset));
         }
-        // The last filter to undo, the first of the schema, writes into the slot.
-        let mut last = None;
-        if slot.is_some()
-            && let Some((first, rest)) = filters.split_first()
-        {
-            (last, filters) = (Some(first), rest);
+        let Scratch {
+            merged,
+            unfiltered,
+            staging,
+            planes: plane_scratch,
+            scales,
+            prefix,
+            counts,
+            ..
+        } = scratch;
+        let mut source = planes.load(piece, raw_len, plane_scratch)?;
+        counts.add(reading, stored_len, raw_len);
+        if direct && planes.split.is_some() {
+            self.merge_rows(&mut source, span, first_run, slots)?;
+            return source.finish();
         }
-        let mut unchecked = None;
-        let mut stored: &[u8] = &[];
-        if let Some(mut loaded) = loaded {
-            grow(&mut scratch.a, raw_len);
-            loaded.merge_all(&mut scratch.a[..raw_len])?;
-            loaded.finish()?;
-        } else {
-            let source = self.reader.piece(
-                self.chunk,
-                plane.ordinal,
-                piece,
-                plane.offset,
-                &mut scratch.io,
-            )?;
-            stored = source.bytes;
-            // Neither a codec nor a filter sees bytes that are not checked; what is stored as it is, is checked as it
-            // is used, so that it comes from memory once.
-            unchecked = Some(source);
-            let filtered = !planes.filters.is_empty();
-            if filtered || stored_len != raw_len || self.shapes.is_some() {
-                unchecked.take().map_or(Ok(()), StoredPiece::finish)?;
-            }
-            scratch.counts.add(reading, stored_len, raw_len);
-            if stored.len() != raw_len {
-                grow(&mut scratch.a, raw_len);
-                decode_piece(plane.stream, stored, &mut scratch.a[..raw_len])
-                    .map_err(|e| e.at_offset(plane.offset))?;
-            }
+        if self.shapes.is_some() {
+            // Samples are not looked for in bytes that are not checked.
+            source.check()?;
         }
-        let mut codes: &[u8] = stored;
-        if stored.len() != raw_len {
-            codes = &scratch.a[..raw_len];
+        if unfiltered.len() < planes.filters.len() {
+            unfiltered.resize_with(planes.filters.len(), Vec::new);
         }
-        if !filters.is_empty() {
-            // Ping-pong between the two scratch buffers; the last result is in `a` or `b`.
-            grow(&mut scratch.b, raw_len);
-            grow(&mut scratch.a, raw_len);
-            let mut in_a = stored.len() != raw_len;
-            for (i, spec) in filters.iter().rev().enumerate() {
-                let filter = spec.filter()?;
-                if i == 0 && !in_a {
-                    filter.undo(*spec, &layout, stored, &mut scratch.a[..raw_len]);
-                    in_a = true;
-                    continue;
-                }
-                let (src, dst) = if in_a {
-                    (&scratch.a, &mut scratch.b)
-                } else {
-                    (&scratch.b, &mut scratch.a)
-                };
-                filter.undo(*spec, &layout, &src[..raw_len], &mut dst[..raw_len]);
-                in_a = !in_a;
-            }
-            codes = if in_a {
-                &scratch.a[..raw_len]
-            } else {
-                &scratch.b[..raw_len]
-            };
-        }
-        if let (Some(slot), Some(spec)) = (slot, last) {
-            spec.filter()?.undo(*spec, &layout, codes, slot);
-            return Ok(());
-        }
-        let context = Decoded {
-            codes,
-            scales: &scratch.scales,
-            prefix: &scratch.prefix,
-            patches,
+        let layout = PieceLayout {
+            field: self.field,
+            fixed: self.fixed.as_ref().map(|fixed| fixed.shape.as_slice()),
+            shapes: self.shapes,
+            span: *span,
         };
+        let undo = undo.filter(|undo| self.has_whole_units(span, undo.unit));
+        let mut first_run = first_run;
+        for step in self.steps(span, undo) {
+            while self
+                .runs
+                .get(first_run)
+                .is_some_and(|run| run.end() <= step.rows.start)
+            {
+                first_run += 1;
+            }
+            let Some(run) = self.runs.get(first_run) else {
+                break;
+            };
+            if run.row >= step.rows.end {
+                continue;
+            }
+            let cold = slots.is_cold();
+            let place = self.destination(&step, first_run, slots);
+            let mut to = None;
+            if let Some((place, done)) = &place
+                && let Some(next) = place.get(*done..)
+            {
+                // What goes past the caches is not fetched; delivered codes are, row by row, while they are decoded.
+                if plain {
+                    to = Some(next.as_ptr());
+                } else if !cold && next.len() <= 2 * STEP_OUT {
+                    stream::fetch_to_write(next);
+                }
+            }
+            // The last filter to undo, the first of the schema, writes into the slot, if that is where everything goes.
+            let mut slot = place.filter(|_| plain).map(|(place, _)| place);
+            let mut codes = source.bytes(step.bytes.clone(), merged, to)?;
+            let in_slot = slot.is_some() && !planes.filters.is_empty();
+            for (i, spec) in planes.filters.iter().rev().enumerate() {
+                let (before, buffers) = unfiltered.split_at_mut(i);
+                let src = match before.last() {
+                    Some(before) => before.get(step.bytes.clone()).ok_or_else(slot_bug)?,
+                    None => codes,
+                };
+                let dst = match (&mut slot, buffers.first_mut()) {
+                    (Some(slot), _) if i + 1 == planes.filters.len() => &mut **slot,
+                    (_, Some(buffer)) => {
+                        grow(buffer, raw_len);
+                        &mut buffer[step.base..step.bytes.end]
+                    }
+                    (_, None) => return Err(slot_bug()),
+                };
+                match undo.and_then(|undo| undo.filters.get(i)) {
+                    Some(filter) => filter.undo(step.origin, src, dst),
+                    None => spec.filter()?.undo(*spec, &layout, src, dst),
+                }
+            }
+            if in_slot {
+                continue;
+            }
+            if let Some(last) = planes.filters.len().checked_sub(1) {
+                let values = unfiltered.get(last).and_then(|b| b.get(step.bytes.clone()));
+                codes = values.ok_or_else(slot_bug)?;
+            }
+            let decoded = Decoded {
+                codes,
+                scales,
+                prefix,
+                patches,
+            };
+            self.deliver_step(&decoded, span, &step, first_run, slots, staging)?;
+        }
+        source.finish()
+    }
+
+    /// Where the samples of a step go, of which `done` bytes come before the step, if all of them go to run `i`.
+    fn destination<'s>(
+        &self,
+        step: &Step,
+        i: usize,
+        slots: &'s mut dyn Slots,
+    ) -> Option<(&'s mut [u8], usize)> {
+        let (fixed, run) = (self.fixed.as_ref()?, self.runs.get(i)?);
+        if run.row > step.rows.start || run.end() < step.rows.end {
+            return None;
+        }
+        let out = |bytes: usize| Some(bytes.checked_mul(8)? / fixed.bits * fixed.out_size);
+        let dst = slots.run(i, 0);
+        let start = self.slot_offset(run, step.rows.start, dst.len()) + out(step.origin)?;
+        let place = dst.get_mut(start..)?;
+        let len = out(step.bytes.end - step.base)?;
+        Some((place.get_mut(..len)?, out(step.bytes.start - step.base)?))
+    }
+
+    /// True for whole samples, and for parts of a sample that begin and end with a unit.
+    fn has_whole_units(&self, span: &Span, unit: usize) -> bool {
+        self.has_whole_samples(span)
+            || span.end - span.first == 1
+                && to_usize(span.start).is_multiple_of(unit)
+                && (span.len as usize).is_multiple_of(unit)
+    }
+
+    fn has_whole_samples(&self, span: &Span) -> bool {
+        let samples = (span.end - span.first) as usize;
+        let stored = self.fixed.as_ref().map(|fixed| fixed.stored);
+        stored.and_then(|stored| stored.checked_mul(samples)) == Some(span.len as usize)
+    }
+
+    /// The steps that a piece is decoded in: one without `undo`, else of its units.
+    fn steps(&self, span: &Span, undo: Option<&InSteps>) -> Steps {
+        let len = span.len as usize;
+        let whole = Steps {
+            rows: span.first..span.end,
+            len,
+            origin: to_usize(span.start),
+            stored: len,
+            rows_at_once: u32::MAX,
+            bytes_at_once: usize::MAX,
+            at: 0,
+        };
+        let (Some(fixed), Some(undo)) = (&self.fixed, undo) else {
+            return whole;
+        };
+        let out = |bytes: usize| (bytes * 8 / fixed.bits.max(1)).saturating_mul(fixed.out_size);
+        let most = STEP.min(STEP_OUT * STEP / out(STEP).max(1));
+        let unit = undo.unit;
+        Steps {
+            stored: if self.has_whole_samples(span) {
+                fixed.stored
+            } else {
+                len
+            },
+            rows_at_once: u32::try_from(most / fixed.stored.max(1))
+                .unwrap_or(u32::MAX)
+                .max(1),
+            // Parts of samples, where a sample is more than a step.
+            bytes_at_once: (most / unit * unit).max(unit),
+            ..whole
+        }
+    }
+
+    /// Hands the values of a step to the slots of the runs from `first_run` on that they belong to.
+    fn deliver_step(
+        &self,
+        decoded: &Decoded<'_>,
+        span: &Span,
+        step: &Step,
+        first_run: usize,
+        slots: &mut dyn Slots,
+        staging: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut next = first_run;
-        while let Some(run) = self.runs.get(next).filter(|run| run.row < span.end) {
+        while let Some(run) = self.runs.get(next).filter(|run| run.row < step.rows.end) {
             let i = next;
             next += 1;
-            let rows = run.row.max(span.first)..run.end().min(span.end);
+            let rows = run.row.max(step.rows.start)..run.end().min(step.rows.end);
             if self.shapes.is_some() {
-                self.ragged_rows(&context, span, run, i, rows, slots)?;
+                self.ragged_rows(decoded, span, run, i, rows, slots)?;
                 continue;
             }
-            let group = self.group(i, span);
+            let group = self.group(i, step);
             if group > next {
                 next = group;
-                if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
-                    let end = self.runs[group - 1].end().min(span.end);
-                    unchecked.check_to(fixed.stored.saturating_mul((end - span.first) as usize));
-                }
-                let staging = &mut scratch.staging;
-                self.scatter(&context, span, i..group, slots, staging)?;
+                self.scatter(decoded, step, i..group, slots, staging)?;
                 continue;
             }
-            // As many rows at a time as are still in the L1 cache after they were checked.
-            let step = match (&unchecked, &self.fixed) {
-                (Some(_), Some(fixed)) => u32::try_from(MAX_CHECKED / fixed.stored.max(1)),
-                _ => Ok(u32::MAX),
-            };
-            let step = step.unwrap_or(u32::MAX).max(1);
-            let mut row = rows.start;
-            while row < rows.end {
-                let part = row..rows.end.min(row.saturating_add(step));
-                row = part.end;
-                if let (Some(unchecked), Some(fixed)) = (&mut unchecked, &self.fixed) {
-                    let end = (part.end - span.first) as usize;
-                    unchecked.check_to(fixed.stored.saturating_mul(end));
-                }
-                let staging = &mut scratch.staging;
-                self.fixed_rows(&context, span, run, i, part, slots, staging)?;
-            }
+            self.fixed_rows(decoded, step, run, i, rows, slots, staging)?;
         }
-        unchecked.map_or(Ok(()), StoredPiece::finish)
+        Ok(())
     }
 
     /// Merges the samples of a split piece, whose stored elements are what is delivered, into the slots of the runs.
@@ -398,20 +463,20 @@ impl<'a> Job<'a> {
 
     /// One past the last of the runs from `first` on whose samples are dequantized together, since one sample is
     /// dequantized faster than it is looked up: neighbours in a piece that go to different places.
-    fn group(&self, first: usize, span: &Span) -> usize {
+    fn group(&self, first: usize, step: &Step) -> usize {
         let alone = first + 1;
         let Some(fixed) = self.fixed.as_ref().filter(|_| !self.plain) else {
             return alone;
         };
         let sample = fixed.elements.saturating_mul(fixed.out_size);
-        if sample == 0 || sample > MAX_GROUPED || span.first == span.end {
+        if sample == 0 || sample > MAX_GROUPED || self.runs[first].end() > step.rows.end {
             return alone;
         }
-        let mut rows = self.runs[first].end() - self.runs[first].row.max(span.first);
+        let mut rows = self.runs[first].end() - self.runs[first].row.max(step.rows.start);
         let mut end = alone;
         while let (Some(run), before) = (self.runs.get(end), &self.runs[end - 1]) {
             let full = sample.saturating_mul((rows + run.count) as usize) > MAX_STAGED;
-            if run.row != before.end() || run.end() > span.end || full {
+            if run.row != before.end() || run.end() > step.rows.end || full {
                 break;
             }
             rows += run.count;
@@ -424,7 +489,7 @@ impl<'a> Job<'a> {
     fn scatter(
         &self,
         decoded: &Decoded<'_>,
-        span: &Span,
+        step: &Step,
         runs: Range<usize>,
         slots: &mut dyn Slots,
         staging: &mut Vec<u8>,
@@ -436,8 +501,8 @@ impl<'a> Job<'a> {
         ) else {
             return Ok(());
         };
-        let rows = first.row.max(span.first)..last.end().min(span.end);
-        let from = (rows.start - span.first) as usize * fixed.stored;
+        let rows = first.row.max(step.rows.start)..last.end().min(step.rows.end);
+        let from = (rows.start - step.rows.start) as usize * fixed.stored;
         let codes = decoded.codes.get(from..from + rows.len() * fixed.stored);
         let block = Block {
             dtype: self.field.dtype().unwrap_or(DType::U8),
@@ -456,7 +521,7 @@ impl<'a> Job<'a> {
         let cold = slots.is_cold();
         for i in runs {
             let run = &self.runs[i];
-            let rows = run.row.max(span.first)..run.end().min(span.end);
+            let rows = run.row.max(step.rows.start)..run.end().min(step.rows.end);
             let dst = slots.run(i, 0);
             let start = self.slot_offset(run, rows.start, dst.len());
             let (values, after) = rest
@@ -482,7 +547,7 @@ impl<'a> Job<'a> {
     fn fixed_rows(
         &self,
         decoded: &Decoded<'_>,
-        span: &Span,
+        step: &Step,
         run: &RowRun,
         i: usize,
         rows: Range<u32>,
@@ -496,13 +561,13 @@ impl<'a> Job<'a> {
         let cold = slots.is_cold();
         let dst = slots.run(i, 0);
         let start = self.slot_offset(run, rows.start, dst.len());
-        let whole = span.len as usize == fixed.stored * (span.end - span.first) as usize;
+        let whole = step.bytes.len() == fixed.stored * step.rows.len();
         let (first, count, codes) = if whole {
-            let from = (rows.start - span.first) as usize * fixed.stored;
+            let from = (rows.start - step.rows.start) as usize * fixed.stored;
             let codes = decoded.codes.get(from..from + rows.len() * fixed.stored);
             (0, fixed.elements * rows.len(), codes)
         } else {
-            let first = to_usize(span.start) * 8 / fixed.bits;
+            let first = step.first_byte() * 8 / fixed.bits;
             let count = (decoded.codes.len() * 8 / fixed.bits).min(fixed.elements - first);
             (first, count, Some(decoded.codes))
         };
@@ -890,7 +955,110 @@ impl<'a> Job<'a> {
     }
 }
 
-/// A decoded piece and what belongs to it.
+/// The filters of fixed samples, each undone step by step.
+struct InSteps {
+    /// In the order in which they are undone: the last of the schema first.
+    filters: Vec<Box<dyn filter::Steps>>,
+    /// Bytes of which steps are multiples.
+    unit: usize,
+}
+
+impl InSteps {
+    /// `None` if a filter needs whole pieces.
+    fn new(filters: &[FilterSpec], shape: &[usize]) -> Option<Self> {
+        let mut undo = Self {
+            filters: Vec::new(),
+            unit: 1,
+        };
+        for spec in filters.iter().rev() {
+            let steps = spec.filter().ok()?.steps(*spec, shape)?;
+            // As a rule the one is a multiple of the other: lines of elements.
+            let (a, b) = (undo.unit, steps.unit());
+            undo.unit = if a.is_multiple_of(b) {
+                a
+            } else {
+                a.checked_mul(b)?
+            };
+            if b.is_multiple_of(a) {
+                undo.unit = b;
+            }
+            undo.filters.push(steps);
+        }
+        (undo.unit > 0).then_some(undo)
+    }
+}
+
+/// A part of a piece that is decoded at a time: whole samples, or a part of one.
+#[derive(Debug)]
+struct Step {
+    rows: Range<u32>,
+    /// Of the piece.
+    bytes: Range<usize>,
+    /// Where in the piece the first sample, or what the piece has of it, begins.
+    base: usize,
+    /// The byte of that sample that is at `base`: not 0 only in a piece of a part of one sample.
+    origin: usize,
+}
+
+impl Step {
+    /// The byte of its first sample where the step begins.
+    fn first_byte(&self) -> usize {
+        self.origin + (self.bytes.start - self.base)
+    }
+}
+
+/// The steps of a piece.
+struct Steps {
+    /// Those that are left.
+    rows: Range<u32>,
+    /// Bytes of the piece.
+    len: usize,
+    origin: usize,
+    /// Bytes of a sample, or what the piece has of it.
+    stored: usize,
+    /// Whole samples in a step, if a step has that many.
+    rows_at_once: u32,
+    /// Bytes of a sample in a step, if one sample is more.
+    bytes_at_once: usize,
+    /// The byte of the piece where the next step begins.
+    at: usize,
+}
+
+impl Iterator for Steps {
+    type Item = Step;
+
+    fn next(&mut self) -> Option<Step> {
+        if self.rows.is_empty() {
+            return None;
+        }
+        let (row, start) = (self.rows.start, self.at);
+        let (rows, base, end);
+        if self.rows_at_once == u32::MAX {
+            (rows, base, end) = (self.rows.clone(), 0, self.len);
+            self.rows.start = self.rows.end;
+        } else if self.stored <= self.bytes_at_once {
+            rows = row..self.rows.end.min(row.saturating_add(self.rows_at_once));
+            (base, end) = (start, start + self.stored * rows.len());
+            self.rows.start = rows.end;
+        } else {
+            rows = row..row + 1;
+            base = start - start % self.stored;
+            end = (start + self.bytes_at_once).min(base + self.stored);
+            if end == base + self.stored {
+                self.rows.start = rows.end;
+            }
+        }
+        self.at = end;
+        Some(Step {
+            rows,
+            bytes: start..end,
+            base,
+            origin: self.origin,
+        })
+    }
+}
+
+/// A decoded step and what belongs to it.
 struct Decoded<'a> {
     codes: &'a [u8],
     scales: &'a Scales,

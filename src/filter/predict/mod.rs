@@ -11,7 +11,7 @@ pub(crate) use window::{Cut, Window};
 use crate::error::{Error, Result};
 use crate::kernel::predict::{self, Axis, Channels, Grid};
 
-use super::{ELEM_SIZES, Filter, FilterId, FilterSpec, Layout};
+use super::{ELEM_SIZES, Filter, FilterId, FilterSpec, Layout, Steps};
 
 /// Which neighbours the [`FilterId::PREDICT`] filter subtracts. Axes count from the last one that is not the channel
 /// axis; one that a sample does not have is left out.
@@ -349,6 +349,22 @@ impl Filter for PredictFilter {
 
     fn undo(&self, spec: FilterSpec, layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
         Self::each_part(spec, layout, src, dst, predict::undo);
+    }
+
+    fn steps(&self, spec: FilterSpec, shape: &[usize]) -> Option<Box<dyn Steps>> {
+        let predict = spec.predict.unwrap_or_default();
+        let grid = predict.grid(spec.elem_size(), shape);
+        Some(Box::new(predict::Steps::new(grid)))
+    }
+}
+
+impl Steps for predict::Steps {
+    fn unit(&self) -> usize {
+        self.unit()
+    }
+
+    fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]) {
+        self.undo(first, src, dst);
     }
 }
 

@@ -105,6 +105,25 @@ fn check(spec: FilterSpec, shape: &[usize], first: usize, count: usize) {
         PredictFilter.apply(spec, &layout, &src, &mut filtered);
         let mut back = vec![0xAA; src.len()];
         PredictFilter.undo(spec, &layout, &filtered, &mut back);
+        let steps = PredictFilter.steps(spec, shape).unwrap();
+        let unit = steps.unit();
+        let first = first * size;
+        let in_units = unit > 0 && first.is_multiple_of(unit) && src.len().is_multiple_of(unit);
+        for units in [1, 2, 5] {
+            if !in_units {
+                break;
+            }
+            let mut back = vec![0xAA; src.len()];
+            let mut done = 0;
+            for step in filtered.chunks(units * unit) {
+                done += step.len();
+                steps.undo(first, step, &mut back[..done]);
+            }
+            assert!(
+                back == src,
+                "{what}: sums at {level:?} in steps of {units} times {unit} bytes"
+            );
+        }
         FORCED.set(None);
         assert!(filtered == expected, "{what}: differences at {level:?}");
         assert!(back == src, "{what}: sums at {level:?}");

@@ -102,13 +102,19 @@ impl Plan {
         grid.channels.filter(|_| self.channels == Place::Elsewhere)
     }
 
+    /// Bytes of a vector.
+    pub(super) fn lanes(&self) -> usize {
+        self.lanes
+    }
+
     fn plane(&self) -> usize {
         self.line * self.rows
     }
 }
 
 /// Permutations of the bytes of a vector: byte i comes from byte `table[i]`, or is 0 from 0x80 on.
-struct Tables {
+#[derive(Debug)]
+pub(super) struct Tables {
     steps: [vector::Table; MAX_STEPS],
     num_steps: usize,
     /// The last pixel for all pixels, or the last line for all lines.
@@ -153,7 +159,7 @@ fn to_u32(x: usize) -> u32 {
 
 impl Tables {
     #[inline(always)]
-    fn new(plan: &Plan, grid: &Grid, sums: Sums) -> Self {
+    pub(super) fn new(plan: &Plan, grid: &Grid, sums: Sums) -> Self {
         let mut tables = Self {
             steps: [[0x80; 64]; MAX_STEPS],
             num_steps: 0,
@@ -279,59 +285,57 @@ fn to_lane(lane: u32) -> u8 {
     lane.to_le_bytes()[0]
 }
 
-/// Sums `src` into `dst`, of the same length; `first` is the byte of the run of samples where they begin.
-pub(super) fn undo<W: Words>(
-    level: Level,
-    plan: &Plan,
-    grid: &Grid,
-    first: usize,
-    src: &[u8],
-    dst: &mut [u8],
-) {
-    vector::run::<W>(
-        level,
-        Lines {
-            plan,
-            grid,
-            first,
-            src,
-            dst,
-        },
-    );
+/// Sums lines.
+pub(super) fn undo<W: Words>(level: Level, lines: Lines<'_>) {
+    vector::run::<W>(level, lines);
 }
 
 /// The work of one call, for vectors of any kind.
 pub(super) struct Lines<'a> {
-    plan: &'a Plan,
-    grid: &'a Grid,
-    first: usize,
-    src: &'a [u8],
-    dst: &'a mut [u8],
+    pub(super) plan: &'a Plan,
+    /// If they were made for the plan already.
+    pub(super) tables: Option<&'a Tables>,
+    pub(super) grid: &'a Grid,
+    /// The byte of the run of samples where `src` and `dst` begin.
+    pub(super) first: usize,
+    /// What was summed before `dst`, of a whole line at least: the first line goes on from it. Empty: nothing was.
+    pub(super) before: &'a [u8],
+    /// To be summed.
+    pub(super) src: &'a [u8],
+    /// The sums, as many.
+    pub(super) dst: &'a mut [u8],
 }
 
 impl Lines<'_> {
     /// Bytes of a vector.
     pub(super) fn lanes(&self) -> usize {
-        self.plan.lanes
+        self.plan.lanes()
     }
 
     /// Steps of a number that the compiler knows stay in registers; one more that does nothing is cheap.
     #[inline(always)]
     pub(super) fn run<V: Vector, W: Words>(self) {
-        let tables = Tables::new(self.plan, self.grid, V::SUMS);
+        let made;
+        let tables = match self.tables {
+            Some(tables) => tables,
+            None => {
+                made = Tables::new(self.plan, self.grid, V::SUMS);
+                &made
+            }
+        };
         if V::SUMS != Sums::None && tables.sums.is_some() {
             return match tables.num_steps {
-                0 => self.run_steps::<V, W, 0, true>(&tables),
-                1 => self.run_steps::<V, W, 1, true>(&tables),
-                2 => self.run_steps::<V, W, 2, true>(&tables),
-                _ => self.run_steps::<V, W, MAX_STEPS, true>(&tables),
+                0 => self.run_steps::<V, W, 0, true>(tables),
+                1 => self.run_steps::<V, W, 1, true>(tables),
+                2 => self.run_steps::<V, W, 2, true>(tables),
+                _ => self.run_steps::<V, W, MAX_STEPS, true>(tables),
             };
         }
         match tables.num_steps {
-            0..=4 => self.run_steps::<V, W, 4, false>(&tables),
-            5 => self.run_steps::<V, W, 5, false>(&tables),
-            6 => self.run_steps::<V, W, 6, false>(&tables),
-            _ => self.run_steps::<V, W, MAX_STEPS, false>(&tables),
+            0..=4 => self.run_steps::<V, W, 4, false>(tables),
+            5 => self.run_steps::<V, W, 5, false>(tables),
+            6 => self.run_steps::<V, W, 6, false>(tables),
+            _ => self.run_steps::<V, W, MAX_STEPS, false>(tables),
         }
     }
 
@@ -361,8 +365,8 @@ impl Lines<'_> {
             let head = ((plane - self.first % plane) % plane).min(self.src.len());
             let (src_head, src) = self.src.split_at(head);
             let (dst_head, dst) = self.dst.split_at_mut(head);
-            network.packed::<W, WHOLE_PLANES>(src_head, dst_head, None);
-            network.packed::<W, WHOLE_PLANES>(src, dst, None);
+            network.packed::<W, WHOLE_PLANES>(src_head, dst_head, None, &[]);
+            network.packed::<W, WHOLE_PLANES>(src, dst, None, &[]);
         }
     }
 
@@ -410,10 +414,17 @@ impl Lines<'_> {
                     (&mut before[start..end], Some(&rest[..plane]))
                 }
             };
+            // Within a plane, lines go on from what came before.
+            let above = if at == 0 && !self.first.is_multiple_of(plane) {
+                let line = self.before.len().checked_sub(network.line);
+                line.map_or(&[][..], |line| &self.before[line..])
+            } else {
+                &[]
+            };
             match HOLDS {
-                ROWS => rows::<W>(network.zigzag, network.line, src, dst),
-                WIDE => network.wide::<W>(kept, src, dst, add),
-                _ => network.packed::<W, HOLDS>(src, dst, add),
+                ROWS => rows::<W>(network.zigzag, network.line, src, dst, above),
+                WIDE => network.wide::<W>(kept, src, dst, add, above),
+                _ => network.packed::<W, HOLDS>(src, dst, add, above),
             }
             at += end - start;
         }
@@ -427,9 +438,9 @@ const SOME_LINES: u8 = 2;
 const WIDE: u8 = 3;
 const ROWS: u8 = 4;
 
-/// Sums of whole lines that are not summed within.
+/// Sums of whole lines that are not summed within, from `above` on.
 #[inline(always)]
-fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8]) {
+fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8], above: &[u8]) {
     for (i, from) in src.chunks(line).enumerate() {
         let (before, rest) = dst.split_at_mut(i * line);
         let Some(to) = rest.get_mut(..from.len()) else {
@@ -439,9 +450,12 @@ fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8]) {
         if zigzag {
             W::unzigzag(to);
         }
-        if let Some(before) = before.len().checked_sub(line) {
-            let (above, to) = dst[before..before + line + from.len()].split_at_mut(line);
-            W::add(to, above);
+        match before.len().checked_sub(line) {
+            Some(before) => {
+                let (above, to) = dst[before..before + line + from.len()].split_at_mut(line);
+                W::add(to, above);
+            }
+            None => W::add(to, above),
         }
     }
 }
@@ -475,10 +489,20 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     }
 
     /// Whole lines or planes in each vector. Lines go on from the last one: its sum is added up beside, so that
-    /// vectors wait for each other no longer than an addition takes.
+    /// vectors wait for each other no longer than an addition takes. They go on from `line`, which is empty or one that
+    /// fills a vector.
     #[inline(always)]
-    fn packed<W: Words, const HOLDS: u8>(&self, src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+    fn packed<W: Words, const HOLDS: u8>(
+        &self,
+        src: &[u8],
+        dst: &mut [u8],
+        add: Option<&[u8]>,
+        line: &[u8],
+    ) {
         let mut above = V::zero();
+        if HOLDS == ONE_LINE && !line.is_empty() {
+            above = V::load(line);
+        }
         let mut at = 0;
         while at < src.len() {
             let len = self.bytes.min(src.len() - at);
@@ -506,12 +530,22 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// The lines of one plane, each of several vectors. The last line is kept in vectors, of the place of each column:
     /// reading back what was just stored, at another alignment, would wait for it.
     #[inline(always)]
-    fn wide<W: Words>(&self, kept: &mut [V], src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+    fn wide<W: Words>(
+        &self,
+        kept: &mut [V],
+        src: &[u8],
+        dst: &mut [u8],
+        add: Option<&[u8]>,
+        above: &[u8],
+    ) {
         let columns = self.line.div_ceil(self.bytes);
         let Some(kept) = kept.get_mut(..columns) else {
-            return self.very_wide::<W>(src, dst, add);
+            return self.very_wide::<W>(src, dst, add, above);
         };
         kept.fill(V::zero());
+        for (kept, above) in kept.iter_mut().zip(above.chunks(self.bytes)) {
+            *kept = V::load(above);
+        }
         let mut start = 0;
         while start < src.len() {
             let end = (start + self.line).min(src.len());
@@ -539,7 +573,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// As [`Network::wide`]. These lines have left the core by the time they are read back; the reference, which would
     /// be read back with them, is added last.
     #[inline(always)]
-    fn very_wide<W: Words>(&self, src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+    fn very_wide<W: Words>(&self, src: &[u8], dst: &mut [u8], add: Option<&[u8]>, above: &[u8]) {
         let mut start = 0;
         while start < src.len() {
             let end = (start + self.line).min(src.len());
@@ -551,6 +585,8 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
                 left = left.add::<W>(last);
                 if start > 0 {
                     x = x.add::<W>(V::load(&dst[at - self.line..]));
+                } else if let Some(above) = above.get(at..) {
+                    x = x.add::<W>(V::load(above));
                 }
                 let len = self.bytes.min(end - at);
                 x.store(&mut dst[at..], len);

@@ -8,9 +8,10 @@ mod lines;
 mod vector;
 mod words;
 
+use lines::{Lines, Plan, Tables};
 use words::{Words, add_channels, difference_axis, sub_channels, sum_axis, unzigzag, zigzag};
 
-use super::simd;
+use super::simd::{self, Level};
 
 /// An axis that neighbours are subtracted along. A neighbour is `stride` bytes before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) struct Grid {
 
 /// Left, up and front.
 const MAX_AXES: usize = 3;
+/// Lines and planes below so many bytes may share a vector.
+const SHORT: usize = 64;
 /// Samples are summed in groups of about so many bytes: all passes over a group stay in the L1 cache.
 const GROUP: usize = 16 << 10;
 
@@ -69,6 +72,20 @@ impl Grid {
 
     fn axes(&self) -> &[Axis] {
         &self.axes[..self.num_axes]
+    }
+
+    /// Bytes whose multiples can be undone one after the other, given what was undone before: what is before is summed along
+    /// all axes, so that only the last axis can go on from it. Lines, or planes of three axes, and more of them where they
+    /// are short.
+    fn unit(&self) -> usize {
+        if self.channels.is_some() {
+            return self.sample;
+        }
+        match self.axes() {
+            [] => self.elem_size,
+            [.., last] if last.stride >= SHORT => last.stride,
+            [.., last] => last.stride * last.len,
+        }
     }
 }
 
@@ -108,45 +125,129 @@ pub(crate) fn undo(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8]) {
     }
 }
 
+/// The best vectors of `level` that fit `len` bytes from `first` on.
+fn plan(level: Level, grid: &Grid, first: usize, len: usize) -> Option<Plan> {
+    vector::lanes(level).iter().find_map(|&lanes| {
+        Plan::new(grid, first, len, lanes)
+            .filter(|plan| lanes != vector::WORDS_ONLY || plan.sums_words(grid))
+    })
+}
+
 fn undo_words<W: Words>(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8]) {
     let level = simd::level();
-    let plan = vector::lanes(level).iter().find_map(|&lanes| {
-        lines::Plan::new(grid, first, src.len(), lanes)
-            .filter(|plan| lanes != vector::WORDS_ONLY || plan.sums_words(grid))
-    });
-    let Some(plan) = plan else {
+    let Some(plan) = plan(level, grid, first, src.len()) else {
         return undo_by_axes::<W>(grid, first, src, dst);
     };
-    let rest = plan.rest(grid);
-    let channels = plan.channels(grid);
-    let group = if rest.is_empty() && channels.is_none() || first != 0 || grid.sample == 0 {
+    let group = if plan.rest(grid).is_empty() && plan.channels(grid).is_none()
+        || first != 0
+        || grid.sample == 0
+    {
         src.len()
     } else {
         (GROUP / grid.sample).max(1) * grid.sample
     };
     let mut first = first;
     for (src, dst) in src.chunks(group.max(1)).zip(dst.chunks_mut(group.max(1))) {
-        lines::undo::<W>(level, &plan, grid, first, src, dst);
-        for axis in rest {
-            sum_axis::<W>(*axis, first, dst);
-        }
-        if let Some(channels) = &channels {
-            add_channels::<W>(channels, first, dst);
-        }
+        undo_by_lines::<W>(level, (&plan, None), grid, first, src, dst);
         first += src.len();
     }
 }
 
-/// The inverse axis by axis: for any part of a sample, and the definition of the bits.
+/// The inverse in registers as far as the plan goes. `dst` may begin before what is undone, with what was before.
+fn undo_by_lines<W: Words>(
+    level: Level,
+    (plan, tables): (&Plan, Option<&Tables>),
+    grid: &Grid,
+    first: usize,
+    src: &[u8],
+    dst: &mut [u8],
+) {
+    let done = dst.len() - src.len();
+    let (before, next) = dst.split_at_mut(done);
+    let lines = Lines {
+        plan,
+        tables,
+        grid,
+        first: first + done,
+        before,
+        src,
+        dst: next,
+    };
+    lines::undo::<W>(level, lines);
+    for axis in plan.rest(grid) {
+        sum_axis::<W>(*axis, first, done, dst);
+    }
+    if let Some(channels) = &plan.channels(grid) {
+        add_channels::<W>(channels, first + done, &mut dst[done..]);
+    }
+}
+
+/// The inverse axis by axis: for any part of a sample, and the definition of the bits. `dst` may begin before what is
+/// undone, with what was before.
 fn undo_by_axes<W: Words>(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8]) {
-    dst.copy_from_slice(src);
+    let done = dst.len() - src.len();
+    dst[done..].copy_from_slice(src);
     if grid.zigzag {
-        unzigzag::<W>(dst);
+        unzigzag::<W>(&mut dst[done..]);
     }
     for axis in grid.axes() {
-        sum_axis::<W>(*axis, first, dst);
+        sum_axis::<W>(*axis, first, done, dst);
     }
     if let Some(channels) = &grid.channels {
-        add_channels::<W>(channels, first, dst);
+        add_channels::<W>(channels, first + done, &mut dst[done..]);
+    }
+}
+
+/// The inverse of [`apply`] for samples of one shape, in steps: what a step leaves is still in the L1 cache when it is
+/// used.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    grid: Grid,
+    level: Level,
+    plan: Option<(Plan, Tables)>,
+    unit: usize,
+}
+
+impl Steps {
+    pub(crate) fn new(grid: Grid) -> Self {
+        let (level, unit) = (simd::level(), grid.unit());
+        // Samples of no elements have no lines.
+        let plan = plan(level, &grid, 0, unit).filter(|_| grid.sample > 0);
+        let plan = plan.map(|plan| {
+            let tables = Tables::new(&plan, &grid, vector::sums(level, plan.lanes()));
+            (plan, tables)
+        });
+        Self {
+            grid,
+            level,
+            plan,
+            unit,
+        }
+    }
+
+    /// Steps are of multiples of so many bytes, from the beginning of a sample on.
+    pub(crate) fn unit(&self) -> usize {
+        self.unit
+    }
+
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds all that was undone of the piece before. `first`
+    /// is the byte within its sample (or run of samples) where the piece, and `dst`, begins: a multiple of the unit.
+    pub(crate) fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]) {
+        match self.grid.elem_size {
+            1 => self.undo_words::<u8>(first, src, dst),
+            2 => self.undo_words::<u16>(first, src, dst),
+            4 => self.undo_words::<u32>(first, src, dst),
+            _ => self.undo_words::<u64>(first, src, dst),
+        }
+    }
+
+    fn undo_words<W: Words>(&self, first: usize, src: &[u8], dst: &mut [u8]) {
+        match &self.plan {
+            Some((plan, tables)) => {
+                let by = (plan, Some(tables));
+                undo_by_lines::<W>(self.level, by, &self.grid, first, src, dst);
+            }
+            None => undo_by_axes::<W>(&self.grid, first, src, dst),
+        }
     }
 }

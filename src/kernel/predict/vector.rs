@@ -44,6 +44,21 @@ pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
     let _ = (level, lines);
 }
 
+/// [`Vector::SUMS`] of the vectors of `lanes` bytes of a level.
+pub(super) fn sums(level: Level, lanes: usize) -> Sums {
+    #[cfg(target_arch = "x86_64")]
+    return match (level, lanes) {
+        (Level::Avx512, _) => x86::V64::SUMS,
+        (Level::Avx2, WORDS_ONLY) => x86::V32::SUMS,
+        _ => x86::V16::SUMS,
+    };
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = (level, lanes);
+        Sums::None
+    }
+}
+
 /// What [`Vector::sums`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sums {
@@ -104,7 +119,7 @@ mod x86 {
 
     /// 16 bytes, with AVX2. Wider ones cannot be permuted across their halves.
     #[derive(Clone, Copy)]
-    struct V16(__m128i);
+    pub(super) struct V16(__m128i);
 
     #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V16` is used by `avx2` alone, whose features include SSSE3. Loads and stores
@@ -203,7 +218,7 @@ mod x86 {
 
     /// 32 bytes, with AVX2.
     #[derive(Clone, Copy)]
-    struct V32(__m256i);
+    pub(super) struct V32(__m256i);
 
     #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V32` is used by `avx2` alone. Loads and stores stay within slices whose length was
@@ -348,7 +363,7 @@ mod x86 {
 
     /// 64 bytes, with AVX-512 VBMI.
     #[derive(Clone, Copy)]
-    struct V64(__m512i);
+    pub(super) struct V64(__m512i);
 
     #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V64` is used by `avx512` alone, whose features include BW and VBMI. Loads and stores

@@ -160,15 +160,17 @@ fn segments(
 }
 
 simd! {
-    /// The inverse of [`difference_axis`], in place.
-    pub(super) fn sum_axis<W: Words>(axis: Axis, first: usize, dst: &mut [u8]) {
+    /// The inverse of [`difference_axis`], in place, of what follows the first `done` bytes.
+    pub(super) fn sum_axis<W: Words>(axis: Axis, first: usize, done: usize, dst: &mut [u8]) {
+        let len = dst.len() - done;
         if axis.stride < LINE {
-            for (start, end) in segments(first, dst.len(), axis.stride * axis.len) {
-                W::sum(&mut dst[start..end], axis.stride);
+            for (start, end) in segments(first + done, len, axis.stride * axis.len) {
+                W::sum(&mut dst[done + start..done + end], axis.stride);
             }
             return;
         }
-        for (start, end) in segments(first, dst.len(), axis.stride) {
+        for (start, end) in segments(first + done, len, axis.stride) {
+            let (start, end) = (done + start, done + end);
             if ((first + start) / axis.stride).is_multiple_of(axis.len) || end <= axis.stride {
                 continue;
             }
