@@ -223,7 +223,8 @@ impl Planner {
                 .reach(&self.epoch)
                 .map_or(last, |position| batch_of(&self.share, position)),
             Feed::Listed(cursor) => {
-                cursor.batch + self.span / (self.share.global_batch / self.share.world).max(1)
+                let own = (self.share.global_batch / self.share.world).max(1);
+                cursor.batch + (cursor.slot + self.span - 1) / own
             }
         };
         reach.min(last)

@@ -286,6 +286,16 @@ mod tests {
             ..Selection::default()
         };
         assert_eq!(resolve(&listed).0, [5, 99, 5]);
+        // A filter for as many samples as there are, or more.
+        for len in [100, 101] {
+            let mut bitmap = Bitmap::new(len);
+            [3, 99].into_iter().for_each(|i| bitmap.set(i));
+            let filtered = Selection {
+                filter: Some(Arc::new(bitmap.finish())),
+                ..Selection::default()
+            };
+            assert_eq!(resolve(&filtered).0, [3, 99]);
+        }
     }
 
     #[test]

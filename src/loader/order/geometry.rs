@@ -450,6 +450,14 @@ mod tests {
     }
 
     #[test]
+    fn the_most_common_value_has_the_greatest_weight_of_all_its_parts() {
+        assert_eq!(most_common([(5, 2), (7, 3), (5, 2)].into_iter()), 5);
+        assert_eq!(most_common([(7, 3), (5, 2), (5, 1)].into_iter()), 5);
+        assert_eq!(most_common([(0, 9), (3, 1)].into_iter()), 3);
+        assert_eq!(most_common(std::iter::empty()), 1);
+    }
+
+    #[test]
     fn odd_chunks_are_those_of_another_size_than_most() {
         let bits = |f: &dyn Fn(u64) -> bool| {
             let mut bitmap = Bitmap::new(261);

@@ -225,6 +225,8 @@ mod tests {
             vec![0.7, 0.2, 0.1],
             vec![1e-9, 1.0],
             vec![2.0, 4.0, 6.0],
+            vec![3.5, 1.0, 0.25],
+            vec![1e6, 2.5e5],
             vec![0.5; 100],
         ] {
             let turns = Turns::new(&weights)?;

@@ -111,3 +111,85 @@ fn a_chunk_is_decoded_by_few_ranks() {
         }
     }
 }
+
+#[test]
+fn rounds_have_at_most_a_span_of_samples_and_reach_as_far_as_was_said() {
+    let g = Geometry::of(&[(60, 30), (1, 4), (33, 2)]);
+    let blocks = Arc::new(Geometry::of_blocks(93, 30));
+    let g = Arc::new(g);
+    for (g, shuffle) in [(&blocks, Shuffle::None), (&g, Shuffle::Exact)] {
+        for (rank, world) in [(0, 1), (1, 2)] {
+            for span in [1, 7, 10, 50] {
+                let range = (0, g.len());
+                let share = Share::new((rank, world), 24, range, Tail::Short, Deal::Runs);
+                let order = epoch(&[(g, 1.0)], shuffle, 0);
+                let mut planner = Planner::new(order, share, span, None).unwrap();
+                let mut reach = planner.reach();
+                while let Some(round) = planner.next_round().unwrap() {
+                    let entries = round.visits.iter().flat_map(|visit| &visit.entries);
+                    let samples: u64 = entries.clone().map(|entry| u64::from(entry.count)).sum();
+                    let what = format!("{shuffle:?} {rank} {world} {span}");
+                    assert!(samples <= span, "{what}: {samples}");
+                    let last = entries.map(|entry| entry.batch).max();
+                    if shuffle == Shuffle::Exact {
+                        assert_eq!(last, Some(reach), "{what}");
+                    }
+                    reach = planner.reach();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_kept_is_within_the_capacity_and_each_of_it_is_wanted_later() {
+    const CAPACITY: usize = 40;
+    let g = Arc::new(Geometry::of(&[(160, 16), (33, 11)]));
+    for (world, start) in [(1, 0), (2, 0), (1, 57), (4, 31)] {
+        for rank in 0..world {
+            let range = (start, g.len());
+            let share = Share::new((rank, world), 24, range, Tail::Short, Deal::Runs);
+            let of = || epoch(&[(&g, 1.0)], Shuffle::Exact, 2);
+            let keeper = Keeper::new(CAPACITY, 4);
+            let mut planner = Planner::new(of(), share.clone(), 10, Some(keeper)).unwrap();
+            let mut order = of();
+            let mut kept: BTreeMap<u64, u64> = BTreeMap::new();
+            let mut filled = BTreeMap::new();
+            while let Some(round) = planner.next_round().unwrap() {
+                for recall in &round.recalls {
+                    assert_eq!(kept.remove(&recall.position), Some(recall.sample));
+                    assert_eq!(
+                        filled.insert((recall.batch, recall.slot), recall.sample),
+                        None
+                    );
+                }
+                for visit in &round.visits {
+                    for entry in &visit.entries {
+                        let sample = visit.place.first_sample + u64::from(entry.row);
+                        assert_eq!(filled.insert((entry.batch, entry.slot), sample), None);
+                    }
+                }
+                for position in &round.evicted {
+                    assert!(kept.remove(position).is_some());
+                }
+                for visit in &round.visits {
+                    assert!(visit.keeps.is_sorted_by(|a, b| a.0 < b.0));
+                    for &(row, position) in &visit.keeps {
+                        let sample = visit.place.first_sample + u64::from(row);
+                        assert_eq!(order.at(position).unwrap(), (0, sample));
+                        assert_eq!(kept.insert(position, sample), None);
+                    }
+                }
+                assert!(kept.len() <= CAPACITY);
+            }
+            assert!(kept.is_empty(), "{world} {rank}: {kept:?} are never wanted");
+            for batch in 0..share.num_batches() {
+                for (slot, position) in (0..).zip(share.slots(batch)) {
+                    let sample = order.at(position).unwrap().1;
+                    assert_eq!(filled.remove(&(batch, slot)), Some(sample));
+                }
+            }
+            assert!(filled.is_empty());
+        }
+    }
+}
