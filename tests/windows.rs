@@ -239,6 +239,42 @@ fn ranks_share_windows_and_states_resume_at_every_batch() -> Result<()> {
     Ok(())
 }
 
+/// The epoch ends with the windows it began with, whatever was appended meanwhile.
+#[test]
+fn a_state_resumes_after_samples_were_appended() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    for written in both(dir.path())? {
+        let path = written.dataset.path();
+        for shuffle in MODES {
+            let open = || {
+                Loader::builder()
+                    .windows(Windows::new(4).stride(2))
+                    .shuffle(shuffle)
+                    .seed(1)
+                    .open(path)
+            };
+            let loader = open()?;
+            let order = places(&loader.batches(10).collect::<Result<Vec<_>>>()?);
+            let loader = open()?;
+            loader.batches(10).take(3).collect::<Result<Vec<_>>>()?;
+            let state = loader.state()?;
+            let mut writer = ShardWriter::builder().append_to(path)?;
+            let x = [0; 13 * 12];
+            writer.append(&[
+                ("x", TensorView::new(DType::F32, &[13, 3], &x)?),
+                ("q", TensorView::new(DType::I8, &[13], &x[..13])?),
+                ("caption", TensorView::new(DType::U8, &[3], b"new")?),
+            ])?;
+            writer.finish()?;
+            let mut grown = open()?;
+            grown.load_state(&state)?;
+            let rest = places(&grown.batches(10).collect::<Result<Vec<_>>>()?);
+            assert_eq!(rest, order[30..]);
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn selections_are_of_samples_and_all_their_windows() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();
