@@ -94,18 +94,6 @@ mod x86 {
     lines!(lines_128, __m128i, _mm_loadu_si128, _mm_stream_si128);
 }
 
-/// Fetches lines that will be written soon in the ordinary way.
-pub(crate) fn fetch_to_write(dst: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in dst.chunks(LINE) {
-        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: a hint reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.as_ptr().cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = dst;
-}
-
 /// Orders streamed bytes before everything that this thread does next.
 pub(crate) fn fence() {
     #[cfg(target_arch = "x86_64")]

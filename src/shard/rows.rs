@@ -274,21 +274,14 @@ impl<'a> Job<'a> {
             if run.row >= step.rows.end {
                 continue;
             }
-            let cold = slots.is_cold();
-            let place = self.destination(&step, first_run, slots);
-            let mut to = None;
-            if let Some((place, done)) = &place
-                && let Some(next) = place.get(*done..)
-            {
-                // What goes past the caches is not fetched; delivered codes are, row by row, while they are decoded.
-                if plain {
-                    to = Some(next.as_ptr());
-                } else if !cold && next.len() <= 2 * STEP_OUT {
-                    stream::fetch_to_write(next);
-                }
-            }
+            // Delivered codes are decoded while their slot is fetched, row by row. What is dequantized is not fetched: that was
+            // slower where slots are in the last cache, and elsewhere they are streamed.
+            let place = self.destination(&step, first_run, slots).filter(|_| plain);
+            let to = place
+                .as_ref()
+                .map(|(place, done)| place.as_ptr().wrapping_add(*done));
             // The last filter to undo, the first of the schema, writes into the slot, if that is where everything goes.
-            let mut slot = place.filter(|_| plain).map(|(place, _)| place);
+            let mut slot = place.map(|(place, _)| place);
             let mut codes = source.bytes(step.bytes.clone(), merged, to)?;
             let in_slot = slot.is_some() && !planes.filters.is_empty();
             for (i, spec) in planes.filters.iter().rev().enumerate() {
