@@ -274,9 +274,12 @@ impl<'a> Job<'a> {
             if run.row >= step.rows.end {
                 continue;
             }
-            // Delivered codes are decoded while their slot is fetched, row by row. What is dequantized is not fetched: that was
-            // slower where slots are in the last cache, and elsewhere they are streamed.
-            let place = self.destination(&step, first_run, slots).filter(|_| plain);
+            // Delivered codes of one plane are decoded while their slot is fetched, row by row. What is merged or dequantized
+            // is not fetched: that was slower where slots are in the last cache, and elsewhere they are streamed.
+            let in_place = plain && (planes.split.is_none() || !slots.is_cold());
+            let place = self
+                .destination(&step, first_run, slots)
+                .filter(|_| in_place);
             let to = place
                 .as_ref()
                 .map(|(place, done)| place.as_ptr().wrapping_add(*done));
@@ -381,8 +384,12 @@ impl<'a> Job<'a> {
             rows_at_once: u32::try_from(most / fixed.stored.max(1))
                 .unwrap_or(u32::MAX)
                 .max(1),
-            // Parts of samples, where a sample is more than a step.
-            bytes_at_once: (most / unit * unit).max(unit),
+            // Parts of samples, where a sample is more than a step; not where they are only copied.
+            bytes_at_once: if self.plain && undo.filters.is_empty() {
+                usize::MAX
+            } else {
+                (most / unit * unit).max(unit)
+            },
             ..whole
         }
     }

@@ -101,15 +101,12 @@ pub(crate) struct Decoder<'a> {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives on the stack for the time of one piece"
-)]
 enum Payload<'a> {
     Raw(&'a [u8]),
     /// A stream of one byte only.
     Only(u8),
-    Coded(Coded<'a>),
+    /// Tables and lanes are more than a KiB: a decoder is moved, and there is one for each of several planes.
+    Coded(Box<Coded<'a>>),
 }
 
 #[derive(Debug)]
@@ -140,7 +137,10 @@ impl<'a> Decoder<'a> {
             } => match table.only_byte() {
                 Some(byte) if words.is_empty() => Payload::Only(byte),
                 Some(_) => return Err(Damage("words that are not needed")),
-                None => Payload::Coded(Coded::new(mode, groups, table, words, src.len())),
+                None => {
+                    let coded = Coded::new(mode, groups, table, words, src.len());
+                    Payload::Coded(Box::new(coded))
+                }
             },
         };
         Ok(Self { payload, left: len })
