@@ -1,6 +1,9 @@
 //! Copies past the caches, for memory that is in none of them: the windowed order scatters samples over more batches than a
 //! cache holds, and an ordinary store first fetches the line that it is about to overwrite.
-#![expect(unsafe_code, reason = "non-temporal stores")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "non-temporal stores")
+)]
 
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Level, level};
@@ -109,8 +112,14 @@ mod tests {
 
     #[test]
     fn every_length_at_every_alignment_is_copied_and_nothing_else() {
+        use crate::kernel::simd::{FORCED, Level};
         let src: Vec<u8> = (1..=255).cycle().take(400).collect();
-        for start in 0..LINE {
+        let levels = Level::available();
+        let cases = levels
+            .into_iter()
+            .flat_map(|level| (0..LINE).map(move |start| (level, start)));
+        for (level, start) in cases {
+            FORCED.set(Some(level));
             for len in (0..200).chain([256, 300]) {
                 let mut dst = vec![0u8; 500];
                 copy(&src[..len], &mut dst[start..start + len]);
@@ -124,5 +133,6 @@ mod tests {
                 );
             }
         }
+        FORCED.set(None);
     }
 }
