@@ -256,12 +256,13 @@ impl Loaded<'_> {
 
     /// Checks what is stored as it is and would be checked as it is used.
     pub(super) fn check(&mut self) -> Result<()> {
-        let unchecked = self.parts.iter_mut().filter_map(|p| p.unchecked.take());
-        unchecked.into_iter().try_for_each(StoredPiece::finish)
+        let mut unchecked = self.parts.iter_mut().filter_map(|p| p.unchecked.take());
+        unchecked.try_for_each(StoredPiece::finish)
     }
 
     /// Merges elements into all of `dst`. The first one is at byte `start` of the piece.
     pub(super) fn merge(&mut self, start: usize, dst: &mut [u8], stores: Stores) -> Result<()> {
+        let split = self.split.ok_or_else(not_there)?;
         let mut first = start / self.count;
         if first + dst.len() / self.count > self.len || !dst.len().is_multiple_of(self.count) {
             return Err(not_there());
@@ -275,11 +276,7 @@ impl Loaded<'_> {
             for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
                 *plane = part.get(elements.clone(), to)?;
             }
-            match (self.split, &*planes) {
-                (Some(split), planes) => split.merge(planes, tile, stores),
-                (None, [plane]) => tile.copy_from_slice(plane),
-                _ => return Err(not_there()),
-            }
+            split.merge(planes, tile, stores);
         }
         Ok(())
     }

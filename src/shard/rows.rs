@@ -277,9 +277,11 @@ impl<'a> Job<'a> {
             // Delivered codes of one plane are decoded while their slot is fetched, row by row. What is merged or dequantized
             // is not fetched: that was slower where slots are in the last cache, and elsewhere they are streamed.
             let in_place = plain && (planes.split.is_none() || !slots.is_cold());
-            let place = self
-                .destination(&step, first_run, slots)
-                .filter(|_| in_place);
+            let place = if in_place {
+                self.destination(&step, first_run, slots)
+            } else {
+                None
+            };
             let to = place
                 .as_ref()
                 .map(|(place, done)| place.as_ptr().wrapping_add(*done));

@@ -4,8 +4,6 @@
 //! log2(n) steps `x += permute(x)`; the permutations are made once for a shape. Where a line is wider than a vector,
 //! the last pixel is carried on; where a plane is, the last line.
 
-use crate::kernel::simd::Level;
-
 use super::vector::{self, Sums, Vector};
 use super::words::Words;
 use super::{Axis, Channels, Grid};
@@ -283,11 +281,6 @@ fn kept_words(line: usize) -> u64 {
 #[inline(always)]
 fn to_lane(lane: u32) -> u8 {
     lane.to_le_bytes()[0]
-}
-
-/// Sums lines.
-pub(super) fn undo<W: Words>(level: Level, lines: Lines<'_>) {
-    vector::run::<W>(level, lines);
 }
 
 /// The work of one call, for vectors of any kind.

@@ -173,7 +173,7 @@ fn undo_by_lines<W: Words>(
         src,
         dst: next,
     };
-    lines::undo::<W>(level, lines);
+    vector::run::<W>(level, lines);
     for axis in plan.rest(grid) {
         sum_axis::<W>(*axis, first, done, dst);
     }
