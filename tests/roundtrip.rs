@@ -167,8 +167,15 @@ fn smooth(dtype: DType, len: usize, random: &mut Random) -> Vec<u8> {
 #[test]
 fn filters_are_undone_in_steps_of_any_part_of_a_sample() -> Result<()> {
     let mut random = random(21);
-    let cases: [(DType, &[usize], &str, Option<usize>); 16] = [
+    let cases: [(DType, &[usize], &str, Option<usize>); 18] = [
         (DType::U8, &[3, 64, 64], "predict:2d:channel=0", None),
+        (
+            DType::U8,
+            &[3, 64, 64],
+            "predict:2d:channel=0:reference=1",
+            None,
+        ),
+        (DType::I8, &[4, 32, 32], "predict:2d", None),
         (DType::U8, &[64, 64, 3], "predict:2d:channel=2", None),
         (DType::U8, &[4, 16, 16], "predict:2d:zigzag", None),
         (DType::U8, &[200, 100], "predict:2d:zigzag", None),

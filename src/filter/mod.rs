@@ -16,6 +16,7 @@ use std::fmt;
 pub use predict::{Predict, PredictMode};
 
 use crate::error::{Error, Result};
+use crate::kernel::predict::Sums;
 
 /// The id of a filter on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +120,11 @@ pub(crate) trait Steps: fmt::Debug {
     /// Undoes the next step: `src` goes to the end of `dst`, which holds all that was undone of the piece before it.
     /// `first` is the byte within its sample, or run of samples, where the piece begins: a multiple of the unit.
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]);
+
+    /// The same, to be done beside other work. `None` if this step cannot be.
+    fn beside<'a>(&'a self, _first: usize, _src: &'a [u8], _dst: &'a mut [u8]) -> Option<Sums<'a>> {
+        None
+    }
 }
 
 /// What a piece holds, for filters that look at shapes.

@@ -10,6 +10,7 @@ pub(crate) mod recover;
 mod rows;
 #[cfg(test)]
 mod speed_tests;
+mod steps;
 pub(crate) mod writer;
 
 pub(crate) use decode::{

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
-use crate::filter::{FilterSpec, PredictMode, in_chunk};
+use crate::filter::{FilterSpec, PredictMode, Steps, in_chunk};
 use crate::format::chunk::Stream;
 use crate::format::pieces::Span;
 use crate::format::schema::Field;
@@ -187,25 +187,79 @@ struct Rows<'a> {
     offset: u64,
 }
 
+impl Rows<'_> {
+    /// Where decoding stops that needs elements up to `end`.
+    fn end(&self, end: usize) -> usize {
+        end.next_multiple_of(prefix::ROW)
+            .clamp(self.done, self.decoded.len())
+    }
+
+    /// Decodes elements up to `end`. As many bytes at `to` will be written soon.
+    fn decode_to(&mut self, end: usize, to: Option<*const u8>) {
+        let end = self.end(end);
+        let next = &mut self.decoded[self.done..end];
+        if !next.is_empty() {
+            let to = to.unwrap_or(next.as_ptr());
+            self.decoder.decode(next, to, None);
+            self.done = end;
+        }
+    }
+
+    /// Undoes a step of what is decoded. Decodes what is needed next meanwhile, if that goes beside.
+    fn undo(&mut self, step: Undo<'_>, ahead: &Ahead) -> Result<()> {
+        let end = self.end(ahead.bytes.end);
+        let (decoded, rest) = self.decoded.split_at_mut(self.done);
+        let src = decoded.get(step.bytes).ok_or_else(not_there)?;
+        if let Some(mut sums) = step.filter.beside(step.first, src, &mut *step.dst) {
+            let next = &mut rest[..end - self.done];
+            let to = ahead.to.unwrap_or(next.as_ptr());
+            self.decoder.decode(next, to, Some(&mut sums));
+            self.done = end;
+            sums.finish();
+        } else {
+            step.filter.undo(step.first, src, step.dst);
+        }
+        Ok(())
+    }
+}
+
+/// A step of a filter.
+pub(super) struct Undo<'a> {
+    pub(super) filter: &'a dyn Steps,
+    /// Of the piece.
+    pub(super) bytes: Range<usize>,
+    /// As for [`Steps::undo`].
+    pub(super) first: usize,
+    pub(super) dst: &'a mut [u8],
+}
+
+/// The step that follows.
+pub(super) struct Ahead {
+    /// Of the piece.
+    pub(super) bytes: Range<usize>,
+    /// What it will be written to soon.
+    pub(super) to: Option<*const u8>,
+}
+
 impl Part<'_> {
-    /// Elements that will be written to `to`, if it is to be in the caches then.
-    fn get(&mut self, elements: Range<usize>, to: Option<*const u8>) -> Result<&[u8]> {
+    /// Checks and decodes elements up to `end`, which will be written to `to`, if it is to be in the caches then.
+    fn ready(&mut self, end: usize, to: Option<*const u8>) {
         if let Some(rows) = &mut self.rows {
-            let end = elements.end.next_multiple_of(prefix::ROW);
-            let end = end.min(rows.decoded.len());
-            if let Some(next) = rows.decoded.get_mut(rows.done..end)
-                && !next.is_empty()
-            {
-                let to = to.unwrap_or(next.as_ptr());
-                rows.decoder.decode(next, to);
-                rows.done = end;
-            }
-            return rows.decoded.get(elements).ok_or_else(not_there);
+            rows.decode_to(end, to);
         }
         if let Some(stored) = &mut self.unchecked {
-            stored.check_to(elements.end);
+            stored.check_to(end);
         }
-        self.bytes.get(elements).ok_or_else(not_there)
+    }
+
+    /// Elements that are ready.
+    fn get(&self, elements: Range<usize>) -> Result<&[u8]> {
+        let bytes = match &self.rows {
+            Some(rows) => rows.decoded.get(..rows.done),
+            None => Some(self.bytes),
+        };
+        let elements = bytes.and_then(|bytes| bytes.get(elements));
+        elements.ok_or_else(not_there)
     }
 
     fn finish(self) -> Result<()> {
@@ -237,21 +291,48 @@ pub(super) struct Loaded<'a> {
 }
 
 impl Loaded<'_> {
-    /// The bytes of a range of the piece, without a copy unless planes are merged: then in the same range of `merged`. Ranges
-    /// ascend. What will be written to `to` soon is fetched meanwhile.
-    pub(super) fn bytes<'s>(
-        &'s mut self,
+    /// Makes the bytes of a range of the piece, in the same range of `merged` if planes are merged. Ranges ascend. What
+    /// will be written to `to` soon is fetched meanwhile.
+    pub(super) fn ready(
+        &mut self,
         range: Range<usize>,
-        merged: &'s mut Vec<u8>,
+        merged: &mut Vec<u8>,
         to: Option<*const u8>,
-    ) -> Result<&'s [u8]> {
+    ) -> Result<()> {
         if self.split.is_none() {
-            return self.parts[0].get(range, to);
+            self.parts[0].ready(range.end, to);
+            return Ok(());
         }
         grow(merged, self.len * self.count);
         let dst = merged.get_mut(range.clone()).ok_or_else(not_there)?;
-        self.merge(range.start, dst, Stores::Cached)?;
-        Ok(dst)
+        self.merge(range.start, dst, Stores::Cached)
+    }
+
+    /// The bytes of a range that [`Loaded::ready`] made.
+    pub(super) fn bytes<'s>(&'s self, range: Range<usize>, merged: &'s [u8]) -> Result<&'s [u8]> {
+        if self.split.is_none() {
+            return self.parts[0].get(range);
+        }
+        merged.get(range).ok_or_else(not_there)
+    }
+
+    /// Undoes the first filter of a step whose bytes are ready. Without a split, the next step is decoded meanwhile, if that
+    /// goes beside.
+    pub(super) fn undo(
+        &mut self,
+        step: Undo<'_>,
+        ahead: Option<&Ahead>,
+        merged: &[u8],
+    ) -> Result<()> {
+        if self.split.is_none() {
+            let part = &mut self.parts[0];
+            if let (Some(rows), Some(ahead)) = (&mut part.rows, ahead) {
+                return rows.undo(step, ahead);
+            }
+        }
+        let src = self.bytes(step.bytes, merged)?;
+        step.filter.undo(step.first, src, step.dst);
+        Ok(())
     }
 
     /// Checks what is stored as it is and would be checked as it is used.
@@ -274,7 +355,8 @@ impl Loaded<'_> {
             let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
             let planes = &mut planes[..self.count];
             for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
-                *plane = part.get(elements.clone(), to)?;
+                part.ready(elements.end, to);
+                *plane = part.get(elements.clone())?;
             }
             split.merge(planes, tile, stores);
         }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::filter::{self, FilterSpec};
 use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
@@ -20,8 +19,9 @@ use super::decode::{
 };
 use super::encode::cut_ragged;
 use super::layout::PieceLayout;
-use super::planes::{Loaded, Planes};
+use super::planes::{Ahead, Loaded, Planes, Undo};
 use super::reader::{Chunk, ShardReader};
+use super::steps::{InSteps, Step, Steps};
 
 /// Bytes of a piece that are checked, decoded, unfiltered and dequantized at a time, unless a filter needs more, and
 /// delivered bytes that these may become. All of it stays in the L1 cache, and what is delivered in the queue of stores:
@@ -260,14 +260,9 @@ impl<'a> Job<'a> {
         };
         let undo = undo.filter(|undo| self.has_whole_units(span, undo.unit));
         let mut first_run = first_run;
-        for step in self.steps(span, undo) {
-            while self
-                .runs
-                .get(first_run)
-                .is_some_and(|run| run.end() <= step.rows.start)
-            {
-                first_run += 1;
-            }
+        let mut steps = self.steps(span, undo).peekable();
+        while let Some(step) = steps.next() {
+            first_run = self.first_run(&step, first_run);
             let Some(run) = self.runs.get(first_run) else {
                 break;
             };
@@ -277,6 +272,16 @@ impl<'a> Job<'a> {
             // Delivered codes of one plane are decoded while their slot is fetched, row by row. What is merged or dequantized
             // is not fetched: that was slower where slots are in the last cache, and elsewhere they are streamed.
             let in_place = plain && (planes.split.is_none() || !slots.is_cold());
+            let ahead = steps.peek().map(|next| {
+                let run = self.first_run(next, first_run);
+                let place = in_place.then(|| self.destination(next, run, slots));
+                Ahead {
+                    bytes: next.bytes.clone(),
+                    to: place
+                        .flatten()
+                        .map(|(place, done)| place.as_ptr().wrapping_add(done)),
+                }
+            });
             let place = if in_place {
                 self.destination(&step, first_run, slots)
             } else {
@@ -287,14 +292,10 @@ impl<'a> Job<'a> {
                 .map(|(place, done)| place.as_ptr().wrapping_add(*done));
             // The last filter to undo, the first of the schema, writes into the slot, if that is where everything goes.
             let mut slot = place.map(|(place, _)| place);
-            let mut codes = source.bytes(step.bytes.clone(), merged, to)?;
+            source.ready(step.bytes.clone(), merged, to)?;
             let in_slot = slot.is_some() && !planes.filters.is_empty();
             for (i, spec) in planes.filters.iter().rev().enumerate() {
                 let (before, buffers) = unfiltered.split_at_mut(i);
-                let src = match before.last() {
-                    Some(before) => before.get(step.bytes.clone()).ok_or_else(slot_bug)?,
-                    None => codes,
-                };
                 let dst = match (&mut slot, buffers.first_mut()) {
                     (Some(slot), _) if i + 1 == planes.filters.len() => &mut **slot,
                     (_, Some(buffer)) => {
@@ -303,7 +304,20 @@ impl<'a> Job<'a> {
                     }
                     (_, None) => return Err(slot_bug()),
                 };
+                let src = match before.last() {
+                    Some(before) => before.get(step.bytes.clone()).ok_or_else(slot_bug)?,
+                    None => source.bytes(step.bytes.clone(), merged)?,
+                };
                 match undo.and_then(|undo| undo.filters.get(i)) {
+                    Some(filter) if i == 0 => {
+                        let undo = Undo {
+                            filter: filter.as_ref(),
+                            bytes: step.bytes.clone(),
+                            first: step.origin,
+                            dst,
+                        };
+                        source.undo(undo, ahead.as_ref(), merged)?;
+                    }
                     Some(filter) => filter.undo(step.origin, src, dst),
                     None => spec.filter()?.undo(*spec, &layout, src, dst),
                 }
@@ -311,10 +325,13 @@ impl<'a> Job<'a> {
             if in_slot {
                 continue;
             }
-            if let Some(last) = planes.filters.len().checked_sub(1) {
-                let values = unfiltered.get(last).and_then(|b| b.get(step.bytes.clone()));
-                codes = values.ok_or_else(slot_bug)?;
-            }
+            let codes = match planes.filters.len().checked_sub(1) {
+                Some(last) => {
+                    let values = unfiltered.get(last).and_then(|b| b.get(step.bytes.clone()));
+                    values.ok_or_else(slot_bug)?
+                }
+                None => source.bytes(step.bytes.clone(), merged)?,
+            };
             let decoded = Decoded {
                 codes,
                 scales,
@@ -324,6 +341,13 @@ impl<'a> Job<'a> {
             self.deliver_step(&decoded, span, &step, first_run, slots, staging)?;
         }
         source.finish()
+    }
+
+    /// The run of the first sample of a step, which is `from` or after it.
+    fn first_run(&self, step: &Step, from: usize) -> usize {
+        let runs = self.runs.iter().enumerate().skip(from);
+        let mut later = runs.skip_while(|(_, run)| run.end() <= step.rows.start);
+        later.next().map_or(self.runs.len(), |(i, _)| i)
     }
 
     /// Where the samples of a step go, of which `done` bytes come before the step, if all of them go to run `i`.
@@ -954,109 +978,6 @@ impl<'a> Job<'a> {
             ));
         }
         Ok(patches)
-    }
-}
-
-/// The filters of fixed samples, each undone step by step.
-struct InSteps {
-    /// In the order in which they are undone: the last of the schema first.
-    filters: Vec<Box<dyn filter::Steps>>,
-    /// Bytes of which steps are multiples.
-    unit: usize,
-}
-
-impl InSteps {
-    /// `None` if a filter needs whole pieces.
-    fn new(filters: &[FilterSpec], shape: &[usize]) -> Option<Self> {
-        let mut undo = Self {
-            filters: Vec::new(),
-            unit: 1,
-        };
-        for spec in filters.iter().rev() {
-            let steps = spec.filter().ok()?.steps(*spec, shape)?;
-            // As a rule the one is a multiple of the other: lines of elements.
-            let (a, b) = (undo.unit, steps.unit());
-            undo.unit = if a.is_multiple_of(b) {
-                a
-            } else {
-                a.checked_mul(b)?
-            };
-            if b.is_multiple_of(a) {
-                undo.unit = b;
-            }
-            undo.filters.push(steps);
-        }
-        (undo.unit > 0).then_some(undo)
-    }
-}
-
-/// A part of a piece that is decoded at a time: whole samples, or a part of one.
-#[derive(Debug)]
-struct Step {
-    rows: Range<u32>,
-    /// Of the piece.
-    bytes: Range<usize>,
-    /// Where in the piece the first sample, or what the piece has of it, begins.
-    base: usize,
-    /// The byte of that sample that is at `base`: not 0 only in a piece of a part of one sample.
-    origin: usize,
-}
-
-impl Step {
-    /// The byte of its first sample where the step begins.
-    fn first_byte(&self) -> usize {
-        self.origin + (self.bytes.start - self.base)
-    }
-}
-
-/// The steps of a piece.
-struct Steps {
-    /// Those that are left.
-    rows: Range<u32>,
-    /// Bytes of the piece.
-    len: usize,
-    origin: usize,
-    /// Bytes of a sample, or what the piece has of it.
-    stored: usize,
-    /// Whole samples in a step, if a step has that many.
-    rows_at_once: u32,
-    /// Bytes of a sample in a step, if one sample is more.
-    bytes_at_once: usize,
-    /// The byte of the piece where the next step begins.
-    at: usize,
-}
-
-impl Iterator for Steps {
-    type Item = Step;
-
-    fn next(&mut self) -> Option<Step> {
-        if self.rows.is_empty() {
-            return None;
-        }
-        let (row, start) = (self.rows.start, self.at);
-        let (rows, base, end);
-        if self.rows_at_once == u32::MAX {
-            (rows, base, end) = (self.rows.clone(), 0, self.len);
-            self.rows.start = self.rows.end;
-        } else if self.stored <= self.bytes_at_once {
-            rows = row..self.rows.end.min(row.saturating_add(self.rows_at_once));
-            (base, end) = (start, start + self.stored * rows.len());
-            self.rows.start = rows.end;
-        } else {
-            rows = row..row + 1;
-            base = start - start % self.stored;
-            end = (start + self.bytes_at_once).min(base + self.stored);
-            if end == base + self.stored {
-                self.rows.start = rows.end;
-            }
-        }
-        self.at = end;
-        Some(Step {
-            rows,
-            bytes: start..end,
-            base,
-            origin: self.origin,
-        })
     }
 }
 

@@ -9,7 +9,7 @@ pub(crate) use choose::{ModeChooser, choose};
 pub(crate) use window::{Cut, Window};
 
 use crate::error::{Error, Result};
-use crate::kernel::predict::{self, Axis, Channels, Grid};
+use crate::kernel::predict::{self, Axis, Channels, Grid, Sums};
 
 use super::{ELEM_SIZES, Filter, FilterId, FilterSpec, Layout, Steps};
 
@@ -365,6 +365,10 @@ impl Steps for predict::Steps {
 
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]) {
         self.undo(first, src, dst);
+    }
+
+    fn beside<'a>(&'a self, first: usize, src: &'a [u8], dst: &'a mut [u8]) -> Option<Sums<'a>> {
+        self.beside(first, src, dst)
     }
 }
 

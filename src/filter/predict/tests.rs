@@ -109,7 +109,10 @@ fn check(spec: FilterSpec, shape: &[usize], first: usize, count: usize) {
         let unit = steps.unit();
         let first = first * size;
         let in_units = unit > 0 && first.is_multiple_of(unit) && src.len().is_multiple_of(unit);
-        for units in [1, 2, 5] {
+        for (units, beside) in [1, 2, 4, 5]
+            .into_iter()
+            .flat_map(|n| [(n, false), (n, true)])
+        {
             if !in_units {
                 break;
             }
@@ -117,11 +120,15 @@ fn check(spec: FilterSpec, shape: &[usize], first: usize, count: usize) {
             let mut done = 0;
             for step in filtered.chunks(units * unit) {
                 done += step.len();
-                steps.undo(first, step, &mut back[..done]);
+                let dst = &mut back[..done];
+                match steps.beside(first, step, &mut *dst).filter(|_| beside) {
+                    Some(mut sums) => sums.finish(),
+                    None => steps.undo(first, step, dst),
+                }
             }
             assert!(
                 back == src,
-                "{what}: sums at {level:?} in steps of {units} times {unit} bytes"
+                "{what}: sums at {level:?} in steps of {units} times {unit} bytes, beside: {beside}"
             );
         }
         FORCED.set(None);

@@ -20,7 +20,7 @@ pub(super) struct Plan {
     lanes: usize,
     /// From a pixel to the next; 0: lines are not summed within.
     pixel: usize,
-    line: usize,
+    pub(super) line: usize,
     /// Lines that are summed over one after the other.
     rows: usize,
     /// Axes that this plan takes care of.
@@ -105,9 +105,52 @@ impl Plan {
         self.lanes
     }
 
-    fn plane(&self) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn line(&self) -> usize {
+        self.line
+    }
+
+    pub(super) fn plane(&self) -> usize {
         self.line * self.rows
     }
+
+    /// The plane, or what there is of it, that is summed when `at` of `len` bytes from `first` on are summed. With
+    /// channels plane by plane the reference comes first, then those before it and those after it.
+    #[inline(always)]
+    pub(super) fn part(&self, grid: &Grid, first: usize, at: usize, len: usize) -> Part {
+        let plane = self.plane();
+        let channels = grid.channels.filter(|_| self.channels == Place::Planes);
+        let Some(channels) = channels else {
+            let into = (first + at) % plane;
+            return Part {
+                start: at,
+                end: (at + plane - into).min(len),
+                reference: None,
+            };
+        };
+        let group = plane * channels.axis.len;
+        let number = at % group / plane;
+        let reference = at - at % group + channels.reference * plane;
+        let start = match number {
+            0 => reference,
+            _ if number <= channels.reference => at - plane,
+            _ => at,
+        };
+        Part {
+            start,
+            end: start + plane,
+            reference: (number > 0).then_some(reference),
+        }
+    }
+}
+
+/// A plane, or a part of one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// Where the reference channel is that is added, if one is.
+    pub(super) reference: Option<usize>,
 }
 
 /// Permutations of the bytes of a vector: byte i comes from byte `table[i]`, or is 0 from 0x80 on.
@@ -118,7 +161,7 @@ pub(super) struct Tables {
     /// The last pixel for all pixels, or the last line for all lines.
     carry: vector::Table,
     /// Bytes of a vector that are used.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// What to give [`Vector::sums`], if that comes before the steps.
     sums: Option<u64>,
 }
@@ -156,6 +199,18 @@ fn to_u32(x: usize) -> u32 {
 }
 
 impl Tables {
+    /// Bytes of a vector that are used.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether elements are summed by [`Vector::sums`], before so many steps.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn steps_after_sums(&self) -> Option<usize> {
+        self.sums.map(|_| self.num_steps)
+    }
+
     #[inline(always)]
     pub(super) fn new(plan: &Plan, grid: &Grid, sums: Sums) -> Self {
         let mut tables = Self {
@@ -335,14 +390,7 @@ impl Lines<'_> {
     #[inline(always)]
     fn run_steps<V: Vector, W: Words, const N: usize, const SUMS: bool>(self, tables: &Tables) {
         let plan = self.plan;
-        let network = Network::<V, N, SUMS> {
-            kept: tables.sums.unwrap_or(0),
-            steps: std::array::from_fn(|i| V::index(&tables.steps[i])),
-            carry: V::index(&tables.carry),
-            bytes: tables.bytes,
-            line: plan.line,
-            zigzag: self.grid.zigzag,
-        };
+        let network = Network::<V, N, SUMS>::new(plan, tables, self.grid);
         let mut kept = [V::zero(); MAX_COLUMNS];
         let kept = kept.as_mut_slice();
         if plan.line > plan.lanes && plan.pixel == 0 {
@@ -371,30 +419,14 @@ impl Lines<'_> {
         kept: &mut [V],
     ) {
         let plane = self.plan.plane();
-        let channels = self
-            .grid
-            .channels
-            .filter(|_| self.plan.channels == Place::Planes);
-        let group = channels.map_or(0, |channels| plane * channels.axis.len);
         let mut at = 0;
         while at < self.src.len() {
-            // Planes of a group: the reference, those before it, those after it.
-            let (start, end, reference) = match &channels {
-                None => {
-                    let into = (self.first + at) % plane;
-                    (at, (at + plane - into).min(self.src.len()), None)
-                }
-                Some(channels) => {
-                    let number = at % group / plane;
-                    let reference = at - at % group + channels.reference * plane;
-                    let start = match number {
-                        0 => reference,
-                        _ if number <= channels.reference => at - plane,
-                        _ => at,
-                    };
-                    (start, start + plane, (number > 0).then_some(reference))
-                }
-            };
+            let part = self.plan.part(self.grid, self.first, at, self.src.len());
+            let Part {
+                start,
+                end,
+                reference,
+            } = part;
             let src = &self.src[start..end];
             let (dst, add) = match reference {
                 None => (&mut self.dst[start..end], None),
@@ -426,8 +458,8 @@ impl Lines<'_> {
 
 /// What a vector holds: planes, one or some lines of a plane, a part of a line; or lines are not summed within.
 const WHOLE_PLANES: u8 = 0;
-const ONE_LINE: u8 = 1;
-const SOME_LINES: u8 = 2;
+pub(super) const ONE_LINE: u8 = 1;
+pub(super) const SOME_LINES: u8 = 2;
 const WIDE: u8 = 3;
 const ROWS: u8 = 4;
 
@@ -454,17 +486,36 @@ fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8], above: 
 }
 
 /// Permutations in registers.
-struct Network<V: Vector, const N: usize, const SUMS: bool> {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network<V: Vector, const N: usize, const SUMS: bool> {
     /// If `SUMS`: what to give [`Vector::sums`], before the steps.
-    kept: u64,
-    steps: [V::Index; N],
-    carry: V::Index,
-    bytes: usize,
-    line: usize,
-    zigzag: bool,
+    pub(super) kept: u64,
+    pub(super) steps: [V::Index; N],
+    pub(super) carry: V::Index,
+    pub(super) bytes: usize,
+    pub(super) line: usize,
+    pub(super) zigzag: bool,
 }
 
 impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
+    #[inline(always)]
+    pub(super) fn new(plan: &Plan, tables: &Tables, grid: &Grid) -> Self {
+        Self {
+            kept: tables.sums.unwrap_or(0),
+            steps: std::array::from_fn(|i| V::index(&tables.steps[i])),
+            carry: V::index(&tables.carry),
+            bytes: tables.bytes,
+            line: plan.line,
+            zigzag: grid.zigzag,
+        }
+    }
+
+    /// The last line of a vector in place of all its lines, or its last pixel in place of all.
+    #[inline(always)]
+    pub(super) fn last(&self, x: V) -> V {
+        x.permute(self.carry)
+    }
+
     /// Sums within the vector.
     #[inline(always)]
     fn sums<W: Words>(&self, src: &[u8]) -> V {
@@ -472,6 +523,12 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         if self.zigzag {
             x = x.unzigzag::<W>();
         }
+        self.sums_of::<W>(x)
+    }
+
+    /// The same, of elements that are not zigzagged.
+    #[inline(always)]
+    pub(super) fn sums_of<W: Words>(&self, mut x: V) -> V {
         if SUMS {
             x = x.sums::<W>(self.kept);
         }
@@ -506,7 +563,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
                     above = x;
                 }
                 SOME_LINES => {
-                    let last = x.permute(self.carry);
+                    let last = self.last(x);
                     x = x.add::<W>(above);
                     above = above.add::<W>(last);
                 }
@@ -548,7 +605,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
                     break;
                 }
                 let x = self.sums::<W>(&src[at..]);
-                let last = x.permute(self.carry);
+                let last = self.last(x);
                 let mut x = x.add::<W>(left).add::<W>(*kept);
                 left = left.add::<W>(last);
                 *kept = x;
@@ -573,7 +630,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             let (mut left, mut at) = (V::zero(), start);
             while at < end {
                 let x = self.sums::<W>(&src[at..]);
-                let last = x.permute(self.carry);
+                let last = self.last(x);
                 let mut x = x.add::<W>(left);
                 left = left.add::<W>(last);
                 if start > 0 {

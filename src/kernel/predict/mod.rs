@@ -4,10 +4,14 @@
 //! inverse one sum after the other, in any order. `words` does that axis by axis for any part of a sample and defines
 //! the bits; `lines` does the innermost axes in registers, for whole lines.
 
+#[cfg(target_arch = "x86_64")]
+mod beside;
 mod lines;
 mod vector;
 mod words;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use beside::{Beside, Nothing, Sums, VECTORS};
 use lines::{Lines, Plan, Tables};
 use words::{Words, add_channels, difference_axis, sub_channels, sum_axis, unzigzag, zigzag};
 
@@ -198,6 +202,19 @@ fn undo_by_axes<W: Words>(grid: &Grid, first: usize, src: &[u8], dst: &mut [u8])
     }
 }
 
+/// A step that is undone beside other work: here none is.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) struct Sums<'a>(std::marker::PhantomData<&'a mut [u8]>);
+
+#[cfg(not(target_arch = "x86_64"))]
+impl<'a> Sums<'a> {
+    fn new(_steps: &'a Steps, _first: usize, _src: &'a [u8], _dst: &'a mut [u8]) -> Option<Self> {
+        None
+    }
+
+    pub(crate) fn finish(&mut self) {}
+}
+
 /// The inverse of [`apply`] for samples of one shape, in steps: what a step leaves is still in the L1 cache when it is
 /// used.
 #[derive(Debug)]
@@ -239,6 +256,16 @@ impl Steps {
             4 => self.undo_words::<u32>(first, src, dst),
             _ => self.undo_words::<u64>(first, src, dst),
         }
+    }
+
+    /// As [`Steps::undo`], to be done beside other work. `None` if this step cannot be.
+    pub(crate) fn beside<'a>(
+        &'a self,
+        first: usize,
+        src: &'a [u8],
+        dst: &'a mut [u8],
+    ) -> Option<Sums<'a>> {
+        Sums::new(self, first, src, dst)
     }
 
     fn undo_words<W: Words>(&self, first: usize, src: &[u8], dst: &mut [u8]) {

@@ -6,7 +6,7 @@ use super::lines::Lines;
 use super::words::Words;
 
 /// Byte i of the result is byte `table[i]`, or 0 if that is 0x80. A vector of 16 bytes uses the first 16.
-pub(super) type Table = [u8; 64];
+pub(crate) type Table = [u8; 64];
 
 /// Bytes of the vectors of a level, the best first; none if it has none that can be permuted.
 pub(super) fn lanes(level: Level) -> &'static [usize] {
@@ -48,7 +48,7 @@ pub(super) fn run<W: Words>(level: Level, lines: Lines<'_>) {
 pub(super) fn sums(level: Level, lanes: usize) -> Sums {
     #[cfg(target_arch = "x86_64")]
     return match (level, lanes) {
-        (Level::Avx512, _) => x86::V64::SUMS,
+        (Level::Avx512, _) => V64::SUMS,
         (Level::Avx2, WORDS_ONLY) => x86::V32::SUMS,
         _ => x86::V16::SUMS,
     };
@@ -61,7 +61,7 @@ pub(super) fn sums(level: Level, lanes: usize) -> Sums {
 
 /// What [`Vector::sums`] does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sums {
+pub(crate) enum Sums {
     None,
     /// Elements of any size within lines of whole 16 bytes.
     Lines,
@@ -70,8 +70,8 @@ pub(super) enum Sums {
 }
 
 /// A vector. Its methods may only be called by code that runs where the instructions are.
-pub(super) trait Vector: Copy {
-    type Index: Copy;
+pub(crate) trait Vector: Copy + std::fmt::Debug {
+    type Index: Copy + std::fmt::Debug;
 
     fn zero() -> Self;
     /// The first bytes of `src`; those that are not there are any.
@@ -90,6 +90,9 @@ pub(super) trait Vector: Copy {
     /// adds the total of word j), else within 16 bytes.
     fn sums<W: Words>(self, kept: u64) -> Self;
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::V64;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -118,7 +121,7 @@ mod x86 {
     }
 
     /// 16 bytes, with AVX2. Wider ones cannot be permuted across their halves.
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     pub(super) struct V16(__m128i);
 
     #[expect(unsafe_code, reason = "std::arch")]
@@ -217,7 +220,7 @@ mod x86 {
     }
 
     /// 32 bytes, with AVX2.
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     pub(super) struct V32(__m256i);
 
     #[expect(unsafe_code, reason = "std::arch")]
@@ -362,8 +365,12 @@ mod x86 {
     const EIGHTS: i64 = 0x0808_0808_0808_0808;
 
     /// 64 bytes, with AVX-512 VBMI.
-    #[derive(Clone, Copy)]
-    pub(super) struct V64(__m512i);
+    #[derive(Clone, Copy, Debug)]
+    pub(crate) struct V64(__m512i);
+
+    impl V64 {
+        pub(crate) const LEN: usize = 64;
+    }
 
     #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V64` is used by `avx512` alone, whose features include BW and VBMI. Loads and stores
@@ -525,7 +532,7 @@ mod neon {
     use super::{Table, Vector, Words};
 
     /// 16 bytes. NEON is part of aarch64.
-    #[derive(Clone, Copy)]
+    #[derive(Clone, Copy, Debug)]
     pub(super) struct V16(uint8x16_t);
 
     #[expect(unsafe_code, reason = "std::arch")]

@@ -11,7 +11,7 @@ use super::{Axis, Channels};
 const LINE: usize = 16;
 
 /// Elements of one size. Slices have whole elements.
-pub(super) trait Words {
+pub(crate) trait Words {
     const SIZE: usize;
 
     /// `dst += src`, up to the shorter.

@@ -5,10 +5,12 @@
 
 use std::arch::x86_64::*;
 
+use crate::kernel::predict::{Beside, Nothing, Sums, VECTORS};
+
 use super::encode::{Encoder, last_row};
 use super::header::Groups;
 use super::table::{Table, Words};
-use super::{Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
+use super::{BesideKernel, Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -21,6 +23,33 @@ pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
         (Groups::Four, 0) => four::<0>,
         (Groups::Four, 1) => four::<1>,
         (Groups::Four, _) => four::<2>,
+    }
+}
+
+/// The kernel that sums beside, of four groups: those that long streams have.
+pub(super) fn beside_kernel(mode: u8, groups: Groups) -> Option<BesideKernel> {
+    match (groups, mode) {
+        (Groups::Four, 0) => Some(four_beside::<0>),
+        (Groups::Four, 1) => Some(four_beside::<1>),
+        (Groups::Four, _) => Some(four_beside::<2>),
+        _ => None,
+    }
+}
+
+fn four_beside<const MODE: u8>(
+    table: &Table,
+    lanes: &mut Lanes,
+    src: &[u8],
+    dst: &mut [u8],
+    fetch: Fetch,
+    sums: &mut Sums<'_>,
+) -> Progress {
+    // SAFETY: the kernel is chosen when `Level::best` found these features.
+    unsafe {
+        match sums {
+            Sums::Lines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
+            Sums::HalfLines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
+        }
     }
 }
 
@@ -94,7 +123,8 @@ fn load_256(bytes: &[u8; 256]) -> [__m512i; 4] {
 }
 
 /// Defines a [`Kernel`] for a number of groups, each with its number and names for its state and for the symbols of a
-/// step.
+/// step. Other work is done a vector after every two groups: a step waits for the one before about as long as it
+/// computes, and processors do not look far enough ahead to find work elsewhere.
 macro_rules! kernel {
     ($name:ident, $decode:ident, $groups:literal, $($group:literal $a:ident $b:ident $n:ident $even:ident),+) => {
         fn $name<const MODE: u8>(
@@ -105,20 +135,24 @@ macro_rules! kernel {
             fetch: Fetch,
         ) -> Progress {
             // SAFETY: the kernel is chosen when `Level::best` found these features.
-            unsafe { $decode::<MODE>(table, lanes, src, dst, fetch) }
+            unsafe { $decode::<MODE, Nothing>(table, lanes, src, dst, fetch, &mut Nothing) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni,popcnt")]
-        fn $decode<const MODE: u8>(
+        fn $decode<const MODE: u8, B: Beside>(
             table: &Table,
             lanes: &mut Lanes,
             src: &[u8],
             dst: &mut [u8],
             fetch: Fetch,
+            beside: &mut B,
         ) -> Progress {
             const ROW: usize = 64 * $groups;
             /// The most that a row pulls: two words a lane.
             const ROW_PULLS: usize = 128 * $groups;
+            /// Bytes after those that are pulled: every step waits for what the one before pulled, so that these had better be
+            /// in the first cache.
+            const SOON: usize = 512;
             let (len, first) = (load(&table.len), load(&table.first));
             let masks = _mm512_broadcast_i32x4(load_16(&MASKS));
             let bytes = load_256(&table.map);
@@ -134,6 +168,7 @@ macro_rules! kernel {
             let mut row = 0;
             let rows = dst.len() / ROW;
             let (source, out) = (src.as_ptr(), dst.as_mut_ptr());
+            let network = beside.network();
             // Decodes a symbol of each lane of a group.
             macro_rules! step {
                 ($x:ident $y:ident $z:ident) => {{
@@ -160,15 +195,24 @@ macro_rules! kernel {
             }
             // Enough source for a row, whatever it pulls.
             while row < rows && src.len() - pulled >= ROW_PULLS {
+                let Some(mut sums) = beside.begin() else {
+                    break;
+                };
                 let at = row * ROW;
                 $(
                     // A row pulls about 2 lines.
                     if $group < 3 {
                         prefetch::to_read(source.wrapping_add(pulled + fetch.ahead + 64 * $group));
+                        prefetch::to_read_soon(source.wrapping_add(pulled + SOON + 64 * $group));
                     }
                     prefetch::to_write(fetch.to_write.wrapping_add(at + 64 * $group));
                 )+
-                $( let $even = step!($a $b $n); )+
+                $(
+                    let $even = step!($a $b $n);
+                    if $group % 2 == 1 {
+                        B::vector(&network, &mut sums, $group / 2);
+                    }
+                )+
                 $(
                     let odd = step!($a $b $n);
                     let pairs = _mm512_ternarylogic_epi64::<0xF8>(
@@ -181,7 +225,11 @@ macro_rules! kernel {
                     unsafe {
                         _mm512_storeu_si512(out.add(at + 64 * $group).cast(), pairs);
                     }
+                    if $group % 2 == 1 {
+                        B::vector(&network, &mut sums, VECTORS / 2 + $group / 2);
+                    }
                 )+
+                B::end(sums);
                 row += 1;
             }
             $(

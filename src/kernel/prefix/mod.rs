@@ -27,6 +27,7 @@ use table::Table;
 
 pub(crate) use encode::encode;
 
+use super::predict::Sums;
 use super::simd::{Level, level};
 
 /// The most bytes that one stream encodes other than raw.
@@ -66,6 +67,9 @@ struct Progress {
 /// pulls at most 128 bytes a group, and less than that is left to the caller. Meanwhile it fetches what comes next.
 type Kernel = fn(&Table, &mut Lanes, &[u8], &mut [u8], Fetch) -> Progress;
 
+/// The same, and with every row a row of sums, as long as there are some.
+type BesideKernel = fn(&Table, &mut Lanes, &[u8], &mut [u8], Fetch, &mut Sums<'_>) -> Progress;
+
 /// Memory that is needed soon, to be fetched a row at a time. Nothing of it need be there.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -92,6 +96,16 @@ fn kernel(mode: u8, groups: Groups) -> Kernel {
     }
 }
 
+/// The kernel that sums beside, if there is one.
+fn beside_kernel(mode: u8, groups: Groups) -> Option<BesideKernel> {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        return avx512::beside_kernel(mode, groups);
+    }
+    let _ = (mode, groups);
+    None
+}
+
 /// Decodes one stream, some rows at a time.
 #[derive(Debug)]
 pub(crate) struct Decoder<'a> {
@@ -112,6 +126,8 @@ enum Payload<'a> {
 #[derive(Debug)]
 struct Coded<'a> {
     kernel: Kernel,
+    /// The same with sums beside, if there is one.
+    beside: Option<BesideKernel>,
     table: Table,
     /// Bytes that a group of lanes writes in one row, times the number of groups.
     row: usize,
@@ -148,7 +164,8 @@ impl<'a> Decoder<'a> {
 
     /// Fills `dst` with the next bytes. Its length must be a multiple of [`ROW`], or exactly what is left. While it
     /// does so, as many bytes at `next` are fetched into the cache, to be written: `next` need not be valid.
-    pub(crate) fn decode(&mut self, dst: &mut [u8], next: *const u8) {
+    /// Does what it can of `sums` beside.
+    pub(crate) fn decode(&mut self, dst: &mut [u8], next: *const u8, sums: Option<&mut Sums<'_>>) {
         debug_assert!(
             dst.len() == self.left || dst.len() < self.left && dst.len().is_multiple_of(ROW)
         );
@@ -160,7 +177,7 @@ impl<'a> Decoder<'a> {
                 *bytes = tail;
             }
             Payload::Only(byte) => dst.fill(*byte),
-            Payload::Coded(coded) => coded.decode(dst, next),
+            Payload::Coded(coded) => coded.decode(dst, next, sums),
         }
     }
 
@@ -191,6 +208,7 @@ impl<'a> Coded<'a> {
         }
         Self {
             kernel: kernel(mode, groups),
+            beside: beside_kernel(mode, groups),
             table,
             row: 2 * num_lanes,
             lanes,
@@ -200,18 +218,36 @@ impl<'a> Coded<'a> {
         }
     }
 
-    fn decode(&mut self, dst: &mut [u8], next: *const u8) {
+    fn decode(&mut self, mut dst: &mut [u8], mut next: *const u8, sums: Option<&mut Sums<'_>>) {
+        if let (Some(kernel), Some(sums)) = (self.beside, sums) {
+            let at = self.rows(dst, next, |table, lanes, words, dst, fetch| {
+                kernel(table, lanes, words, dst, fetch, sums)
+            });
+            dst = &mut dst[at..];
+            next = next.wrapping_add(at);
+        }
+        let at = self.rows(dst, next, self.kernel);
+        if at < dst.len() {
+            self.decode_end(&mut dst[at..], next.wrapping_add(at));
+        }
+    }
+
+    /// Runs a kernel; the bytes that it decoded.
+    #[inline]
+    fn rows(
+        &mut self,
+        dst: &mut [u8],
+        next: *const u8,
+        kernel: impl FnOnce(&Table, &mut Lanes, &[u8], &mut [u8], Fetch) -> Progress,
+    ) -> usize {
         let words = self.words.get(self.pulled..).unwrap_or_default();
         let fetch = Fetch {
             to_write: next,
             ahead: self.ahead,
         };
-        let done = (self.kernel)(&self.table, &mut self.lanes, words, dst, fetch);
+        let done = kernel(&self.table, &mut self.lanes, words, dst, fetch);
         self.pulled += done.pulled;
-        let at = done.rows * self.row;
-        if at < dst.len() {
-            self.decode_end(&mut dst[at..], next.wrapping_add(at));
-        }
+        done.rows * self.row
     }
 
     /// Where the words run out, or where less than a row is asked for.
@@ -254,6 +290,6 @@ pub(crate) fn decode(src: &[u8], dst: &mut [u8]) -> Result<(), Damage> {
     const AHEAD: usize = 2048;
     let mut decoder = Decoder::new(src, dst.len())?;
     let next = dst.as_ptr().wrapping_add(AHEAD);
-    decoder.decode(dst, next);
+    decoder.decode(dst, next, None);
     decoder.finish()
 }

@@ -3,6 +3,8 @@
 use std::panic::catch_unwind;
 
 use super::*;
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::predict::{self, Axis, Channels, Grid, Steps};
 use crate::kernel::simd::FORCED;
 
 fn at_level<T>(level: Level, f: impl FnOnce() -> T) -> T {
@@ -147,12 +149,80 @@ fn rows_decode_one_by_one_as_together() {
                     at_level(level, || {
                         let mut decoder = Decoder::new(&stream, n).unwrap();
                         for tile in out.chunks_mut(rows * ROW) {
-                            decoder.decode(tile, std::ptr::null());
+                            decoder.decode(tile, std::ptr::null(), None);
                         }
                         decoder.finish().unwrap();
                     });
                     assert!(out == src, "{name}, {n}, {rows} rows, {level:?}");
                 }
+            }
+        }
+    }
+}
+
+/// Samples of 32 lines: of 64 bytes with three channels, and of 32.
+#[cfg(target_arch = "x86_64")]
+fn grids() -> [Grid; 2] {
+    let axis = |stride, len| Axis { stride, len };
+    let [mut lines, mut half_lines] = [Grid::new(1, 6144), Grid::new(1, 1024)];
+    lines.predict_along(axis(1, 64));
+    lines.predict_along(axis(64, 32));
+    lines.channels = Some(Channels {
+        axis: axis(2048, 3),
+        reference: 1,
+    });
+    half_lines.predict_along(axis(1, 32));
+    half_lines.predict_along(axis(32, 32));
+    [lines, half_lines]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn sums_that_are_done_beside_change_nothing() {
+    const STEP: usize = 6144;
+    for (n, lens) in [
+        (6 * STEP, [STEP, 2 * STEP, 4 * STEP]),
+        (4 * STEP, [256, STEP, 3 * STEP]),
+    ] {
+        for (name, src) in contents(n) {
+            let stream = encoded(&src);
+            for (grid, level) in grids()
+                .into_iter()
+                .flat_map(|grid| Level::available().map(move |level| (grid, level)))
+            {
+                let residuals = contents(STEP).remove(0).1;
+                let mut expected = vec![0; STEP];
+                predict::undo(&grid, 0, &residuals, &mut expected);
+                at_level(level, || {
+                    let steps = Steps::new(grid);
+                    let mut out = vec![0xA5; n];
+                    let mut decoder = Decoder::new(&stream, n).unwrap();
+                    let mut rest = &mut out[..];
+                    let mut is_beside = true;
+                    for len in lens.into_iter().cycle() {
+                        let (next, after) = rest.split_at_mut(len.min(rest.len()));
+                        rest = after;
+                        if next.is_empty() {
+                            break;
+                        }
+                        let mut sums = vec![0x5A; STEP];
+                        match steps.beside(0, &residuals, &mut sums) {
+                            Some(mut sums) => {
+                                decoder.decode(next, std::ptr::null(), Some(&mut sums));
+                                sums.finish();
+                            }
+                            None => {
+                                is_beside = false;
+                                decoder.decode(next, std::ptr::null(), None);
+                                steps.undo(0, &residuals, &mut sums);
+                            }
+                        }
+                        assert!(sums == expected, "sums: {name}, {n}, {len}, {level:?}");
+                    }
+                    decoder.finish().unwrap();
+                    assert!(out == src, "{name}, {n}, {level:?}");
+                    assert_eq!(is_beside, level == Level::Avx512);
+                });
             }
         }
     }
