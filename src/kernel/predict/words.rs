@@ -22,6 +22,28 @@ pub(crate) trait Words {
     fn zigzag(dst: &mut [u8]);
     /// `(z >> 1) ^ -(z & 1)`.
     fn unzigzag(dst: &mut [u8]);
+    /// 1 in every element of 8 bytes.
+    const ONES: u64;
+
+    /// The elements of `a` plus those of `b`, each by itself.
+    #[inline(always)]
+    fn add_each(a: u64, b: u64) -> u64 {
+        // Highest bits are added without a carry.
+        let high = Self::ONES << (8 * Self::SIZE - 1);
+        ((a & !high) + (b & !high)) ^ ((a ^ b) & high)
+    }
+
+    /// The sums of each element and those before it.
+    #[inline(always)]
+    fn sum_within(mut x: u64) -> u64 {
+        let mut by = 8 * Self::SIZE;
+        while by < 64 {
+            x = Self::add_each(x, x << by);
+            by *= 2;
+        }
+        x
+    }
+
     /// Adds to each element the one `stride` bytes before, in order.
     fn sum(dst: &mut [u8], stride: usize);
     /// Of each group of `len` elements, adds number `from` to the others.
@@ -34,6 +56,7 @@ macro_rules! words {
     ($word:ty, $size:literal) => {
         impl Words for $word {
             const SIZE: usize = $size;
+            const ONES: u64 = u64::MAX / (<$word>::MAX as u64);
 
             #[inline(always)]
             fn add(dst: &mut [u8], src: &[u8]) {
@@ -75,15 +98,22 @@ macro_rules! words {
             #[inline(always)]
             fn sum(dst: &mut [u8], stride: usize) {
                 let step = stride / $size;
-                let dst = dst.as_chunks_mut::<$size>().0;
                 if step == 1 {
                     let mut sum: $word = 0;
-                    for out in dst {
+                    let (eights, rest) = dst.as_chunks_mut::<8>();
+                    for eight in eights {
+                        let x = Self::sum_within(u64::from_le_bytes(*eight));
+                        *eight = Self::add_each(x, u64::from(sum) * Self::ONES).to_le_bytes();
+                        let last = x.to_le_bytes().last_chunk().copied().unwrap_or_default();
+                        sum = sum.wrapping_add(<$word>::from_le_bytes(last));
+                    }
+                    for out in rest.as_chunks_mut::<$size>().0 {
                         sum = sum.wrapping_add(<$word>::from_le_bytes(*out));
                         *out = sum.to_le_bytes();
                     }
                     return;
                 }
+                let dst = dst.as_chunks_mut::<$size>().0;
                 for i in step..dst.len() {
                     let before = <$word>::from_le_bytes(dst[i - step]);
                     dst[i] = <$word>::from_le_bytes(dst[i])

@@ -7,7 +7,7 @@
 
 use super::encode::{Encoder, last_row};
 use super::header::Groups;
-use super::table::{CELLS, Table, Words};
+use super::table::{Table, WIDE_BITS, Words};
 use super::{Fetch, Kernel, LANES, Lanes, MAX_GROUPS, Progress};
 
 pub(super) fn kernel(groups: Groups) -> Kernel {
@@ -16,27 +16,6 @@ pub(super) fn kernel(groups: Groups) -> Kernel {
         Groups::Two => decode::<2>,
         Groups::Four => decode::<4>,
     }
-}
-
-/// Bits of a window that are looked up at once: few code words are longer.
-const WIDE_BITS: usize = 11;
-
-/// The byte, and the length above it, for every value of the low bits of a window. The length is 0 if more bits matter.
-fn wide(table: &Table) -> [u16; 1 << WIDE_BITS] {
-    let mut wide = [0; 1 << WIDE_BITS];
-    for cell in 0..CELLS {
-        let (first, mask, len) = (table.first[cell], table.mask[cell], table.len[cell]);
-        let single = u16::from_le_bytes([table.map[usize::from(first)], len]);
-        let entries = wide[cell..].iter_mut().step_by(CELLS);
-        if mask == 0 {
-            entries.for_each(|entry| *entry = single);
-        } else if usize::from(len) <= WIDE_BITS {
-            for (rest, entry) in (0..).zip(entries) {
-                *entry = u16::from_le_bytes([table.map[usize::from(first | rest & mask)], len]);
-            }
-        }
-    }
-    wide
 }
 
 /// The byte and the length of the code word at the start of a window, by definition.
@@ -55,7 +34,7 @@ fn decode<const GROUPS: usize>(
     dst: &mut [u8],
     _fetch: Fetch,
 ) -> Progress {
-    let wide = wide(table);
+    let wide = table.wide();
     let num_lanes = LANES * GROUPS;
     // The window of each lane, its next bit lowest, and how many bits of it there are above 16.
     let mut windows = [0u32; LANES * MAX_GROUPS];

@@ -3,6 +3,8 @@
 //! A code tiles the alphabet 0..256 by aligned ranges of 2^k symbols. A tile has a prefix of at most 6 bits, so it owns
 //! 2^(6 - prefix) of the 64 cells; tiles of more than one symbol own one cell and k further bits.
 
+use std::cell::OnceCell;
+
 use super::{Damage, Map};
 
 /// Cells of a table: the values of the 6 bits that select one.
@@ -43,7 +45,15 @@ pub(super) struct Table {
     /// Which of the bits after the prefix are added to `first`: 2^(len - 6) - 1, or 0.
     pub(super) mask: [u8; CELLS],
     pub(super) map: [u8; 256],
+    /// What `scalar.rs` looks up instead, once it is asked for.
+    pub(super) wide: OnceCell<Box<Wide>>,
 }
+
+/// For every value of the low [`WIDE_BITS`] bits of a window, the byte, and the length above it; 0 if more bits matter.
+pub(super) type Wide = [u16; 1 << WIDE_BITS];
+
+/// Bits of a window that are looked up at once: few code words are longer.
+pub(super) const WIDE_BITS: usize = 11;
 
 /// Counts of the aligned ranges of the alphabet: a binary tree of 511 nodes with the root at 1.
 struct Tree([u32; 512]);
@@ -317,6 +327,7 @@ impl Code {
             first: [0; CELLS],
             mask: [0; CELLS],
             map: map.bytes(),
+            wide: OnceCell::new(),
         };
         // The first position of the tiles of 2^i cells.
         let mut positions = [0u8; 8];
@@ -348,6 +359,26 @@ impl Table {
     /// The byte of a stream that has only one, which takes no bits.
     pub(super) fn only_byte(&self) -> Option<u8> {
         (self.len[0] == 0).then(|| self.map[usize::from(self.first[0])])
+    }
+
+    pub(super) fn wide(&self) -> &Wide {
+        self.wide.get_or_init(|| {
+            let mut wide = Box::new([0; 1 << WIDE_BITS]);
+            for cell in 0..CELLS {
+                let (first, mask, len) = (self.first[cell], self.mask[cell], self.len[cell]);
+                let single = u16::from_le_bytes([self.map[usize::from(first)], len]);
+                let entries = wide[cell..].iter_mut().step_by(CELLS);
+                if mask == 0 {
+                    entries.for_each(|entry| *entry = single);
+                } else if usize::from(len) <= WIDE_BITS {
+                    for (rest, entry) in (0..).zip(entries) {
+                        *entry =
+                            u16::from_le_bytes([self.map[usize::from(first | rest & mask)], len]);
+                    }
+                }
+            }
+            wide
+        })
     }
 
     /// The code word of each byte, lowest bit first, and its length; length 0 for bytes without one.
