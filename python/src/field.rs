@@ -142,13 +142,31 @@ pub(crate) fn describe<'py>(py: Python<'py>, field: &Field) -> PyResult<Bound<'p
     Ok(dict)
 }
 
+/// Characters of a wrong value that a message shows.
+const MAX_SHOWN: usize = 80;
+
 /// What a value of a dict is; `None` if it is not there or None.
+///
+/// # Errors
+/// `InvalidArgument` if it is of another type.
 pub(crate) fn entry<'py, T>(dict: &Bound<'py, PyDict>, name: &str) -> PyResult<Option<T>>
 where
     T: for<'a> FromPyObject<'a, 'py>,
 {
     match dict.get_item(name)? {
-        Some(value) if !value.is_none() => value.extract().map(Some).map_err(Into::into),
+        Some(value) if !value.is_none() => match value.extract() {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => {
+                let error: PyErr = error.into();
+                let reason = error.value(dict.py());
+                let mut given = value.repr()?.to_string();
+                if let Some((end, _)) = given.char_indices().nth(MAX_SHOWN) {
+                    given.truncate(end);
+                    given.push('…');
+                }
+                Err(invalid(format!("{name} cannot be {given}: {reason}")))
+            }
+        },
         _ => Ok(None),
     }
 }

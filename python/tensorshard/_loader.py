@@ -15,6 +15,7 @@ from ._errors import InvalidArgumentError
 from ._outputs import Convert, convert_batch, converter, torch_allocator
 from ._parts import Pack, Windows, cut
 from ._selection import Part, selection
+from ._values import count, values, whole
 
 Batch = dict[str, Any]
 #: Takes a batch, the epoch and the batch's place in it.
@@ -189,7 +190,7 @@ class Loader:
             **selection(range, every_nth, indices, split, filter),
             **cut(windows, pack),
             "weights": None if weights is None else [float(w) for w in weights],
-            "bucket_by_length": None if bucket_by_length is None else tuple(bucket_by_length),
+            "bucket_by_length": values("bucket_by_length", bucket_by_length, (2,), "(field, pool_batches)"),
             "num_samples" if isinstance(until, int) else "until": until,
         }
         if isinstance(path, (str, os.PathLike)) and until != "first_exhausted":
@@ -215,6 +216,7 @@ class Loader:
             raise InvalidArgumentError(f"fields is a list of names: write fields=[{fields!r}]")
         if dequantize not in ("cpu", "device"):
             raise InvalidArgumentError(f'dequantize is "cpu" or "device", not {dequantize!r}')
+        batch_size = whole("batch_size", batch_size)
         if batch_size < 1:
             raise InvalidArgumentError("batch_size is at least 1")
         if (rank is None) != (world_size is None):
@@ -271,8 +273,7 @@ class Loader:
                 )
             batch_size = global_batch_size // shares
         self._batch_size = batch_size
-        self._next_epoch = epoch
-        self._native.set_epoch(epoch)
+        self.set_epoch(epoch)
 
     @property
     def batch_size(self) -> int:
@@ -311,8 +312,8 @@ class Loader:
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next iteration; those that follow count on from it."""
-        self._next_epoch = epoch
-        self._native.set_epoch(epoch)
+        self._next_epoch = count("epoch", epoch)
+        self._native.set_epoch(self._next_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands: what the last iteration has delivered. A few numbers, which JSON can hold, and the
@@ -334,16 +335,17 @@ class Loader:
 
     def seek(self, step: int) -> None:
         """The next iteration starts with batch `step` of its epoch. Costs the same for every step."""
-        self._native.seek(step, self._batch_size)
+        self._native.seek(count("step", step), self._batch_size)
 
     def skip(self, batches: int) -> None:
         """The next iteration goes on with the epoch of the last one, `batches` batches after what it has delivered."""
-        self._native.skip(batches, self._batch_size)
+        self._native.skip(count("batches", batches), self._batch_size)
         self._next_epoch = int(self.state_dict()["epoch"])
 
     def ids_for(self, step: int, epoch: int | None = None) -> list[int]:
         """The ids of the samples of batch `step` on this rank, of the next epoch unless given, without decoding."""
-        return self._native.ids_for(step, self._batch_size, self._next_epoch if epoch is None else epoch)
+        epoch = self._next_epoch if epoch is None else count("epoch", epoch)
+        return self._native.ids_for(count("step", step), self._batch_size, epoch)
 
     def __len__(self) -> int:
         """Batches of an epoch, the same on every rank."""

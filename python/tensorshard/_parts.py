@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numbers
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ._errors import InvalidArgumentError
+from ._values import whole
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Windows:
         """As the native module takes it."""
         if isinstance(self.fields, str):
             raise InvalidArgumentError(f"fields is a list of names: write fields=[{self.fields!r}]")
-        length = _whole("length", self.length)
-        stride = length if self.stride is None else _whole("stride", self.stride)
+        length = whole("length", self.length)
+        stride = length if self.stride is None else whole("stride", self.stride)
         if length < 1 or stride < 1:
             raise InvalidArgumentError(f"windows of {length} steps every {stride}: both are at least 1")
         return length, stride, None if self.fields is None else list(self.fields)
@@ -76,7 +76,7 @@ class Pack:
         fields = [self.field] if isinstance(self.field, str) else list(self.field)
         if not fields:
             raise InvalidArgumentError("no field is packed")
-        length = _whole("length", self.length)
+        length = whole("length", self.length)
         if length < 1:
             raise InvalidArgumentError(f"packed windows have at least 1 token, not {length}")
         return fields, length, _value("separator", self.separator), _value("pad", self.pad)
@@ -91,14 +91,6 @@ def _value(name: str, value: float | None) -> float | None:
     if number != value and value == value:
         raise InvalidArgumentError(f"{name}={value} is beyond 2**53, where not every number can be told from the next")
     return number
-
-
-def _whole(name: str, value: int) -> int:
-    """A number of steps or tokens, which may be one of NumPy."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise InvalidArgumentError(f"{name} is a whole number, not {value!r}") from None
 
 
 def cut(windows: Windows | int | None, pack: Pack | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ._bitmap import Bitmap
 from ._errors import InvalidArgumentError
+from ._values import values, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,11 @@ def selection(
         raise InvalidArgumentError(
             f"filter is a tensorshard.Bitmap, not {type(filter).__name__}: Bitmap.from_predicate makes one"
         )
+    split = values("split", split, (2, 3, 4), "(from, to), as (0, 0.9), and if you like by and seed")
     out = {
-        "range": range,
-        "every_nth": every_nth,
-        "indices": None if indices is None else [int(i) for i in indices],
+        "range": values("range", range, (2,), "(from, to)"),
+        "every_nth": values("every_nth", every_nth, (2,), "(n, offset)"),
+        "indices": None if indices is None else [whole("an index", i) for i in indices],
         # From, to, by, seed.
         "split": None if split is None else (*split, *("id", 0)[len(split) - 2 :]),
         "filter": None if filter is None else filter._native,

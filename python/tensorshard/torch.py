@@ -56,7 +56,9 @@ class IterableDataset(torch.utils.data.IterableDataset[dict[str, Any]]):
         path: The dataset's folder, or one shard.
         batch_size: Samples of a batch.
         rank, world_size: This process among those that share an epoch; of `torch.distributed` where it is initialized.
-        options: Those of `tensorshard.Loader`. In the workers of a DataLoader `num_workers` is 1 unless given.
+        options: Those of `tensorshard.Loader`. In the workers of a DataLoader `num_workers` is 1 unless given. Each
+            worker counts as a rank there: with `global_batch_size`, a batch is that many samples divided by ranks times
+            workers, so a step of the training loop takes one worker's share.
     """
 
     def __init__(

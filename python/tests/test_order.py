@@ -240,3 +240,34 @@ def test_batches_of_like_lengths(tmp_path: Path) -> None:
         Loader(path, bucket_by_length=("tokens", 4))
     with pytest.raises(tensorshard.InvalidArgumentError, match="pad_to_multiple"):
         Loader(path, outputs={"tokens": {"pad_to_multiple": 8}})
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"bucket_by_length": "tokens"}, r"bucket_by_length is \(field, pool_batches\), not 'tokens'"),
+        ({"bucket_by_length": ("tokens", -1)}, r"bucket_by_length cannot be \('tokens', -1\)"),
+        ({"every_nth": 3}, r"every_nth is \(n, offset\), not 3"),
+        ({"range": (0, 1, 2)}, r"range is \(from, to\), not \(0, 1, 2\)"),
+        ({"range": ("a", "b")}, r"range cannot be \('a', 'b'\)"),
+        ({"split": 0.5}, r"split is \(from, to\)"),
+        ({"indices": [0.5]}, "an index is a whole number, not 0.5"),
+        ({"indices": [-1] * 1000}, r"indices cannot be \[-1, .*…"),
+        ({"batch_size": 4.0}, "batch_size is a whole number, not 4.0"),
+        ({"replicas": "two"}, "replicas cannot be 'two'"),
+        ({"epoch": -1}, "epoch is a whole number from 0 on, not -1"),
+    ],
+)
+def test_options_of_a_wrong_type_are_told_by_name(latents: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(tensorshard.InvalidArgumentError, match=said):
+        Loader(latents, **options)
+
+
+def test_places_before_the_first_are_refused(latents: Path) -> None:
+    loader = Loader(latents)
+    places: list[Any] = [-1, 0.5, 2**64]
+    for place in places:
+        for use in (loader.seek, loader.skip, loader.ids_for, loader.set_epoch):
+            with pytest.raises(tensorshard.InvalidArgumentError, match="whole number"):
+                use(place)
+    assert loader.ids_for(np.int64(0)) == list(range(64))
