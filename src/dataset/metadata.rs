@@ -213,6 +213,15 @@ mod tests {
     }
 
     #[test]
+    fn blocks_up_to_the_limit_are_read() {
+        let block = |len: usize| format!(r#"{{"x":"{}"}}"#, "a".repeat(len - 8)).into_bytes();
+        let limit = usize::try_from(limits::METADATA).unwrap();
+        assert_eq!(block(limit).len(), limit);
+        assert!(parse(&block(limit)).is_ok());
+        assert!(parse(&block(limit + 1)).is_err());
+    }
+
+    #[test]
     fn hostile_blocks_are_refused() {
         let deep = format!("{{\"user\":{}1{}}}", "[".repeat(100), "]".repeat(100));
         for bad in [

@@ -168,3 +168,21 @@ fn fields_that_cannot_be_say_why() {
         assert!(message.contains(why), "{message}");
     }
 }
+
+#[test]
+fn schemas_have_up_to_4096_fields_of_different_names() {
+    let fields = |n: usize| {
+        let named = |i: usize| Field {
+            name: i.to_string(),
+            ..field(&[])
+        };
+        Schema::new((0..n).map(named).collect())
+    };
+    assert!(fields(1).is_ok() && fields(4096).is_ok());
+    for bad in [0, 4097] {
+        let said = fields(bad).unwrap_err().to_string();
+        assert!(said.contains("1 to 4096 fields"), "{said}");
+    }
+    let twice = Schema::new(vec![field(&[]), field(&[])]).unwrap_err();
+    assert!(twice.to_string().contains("\"x\" is used twice"));
+}
