@@ -167,7 +167,7 @@ fn smooth(dtype: DType, len: usize, random: &mut Random) -> Vec<u8> {
 #[test]
 fn filters_are_undone_in_steps_of_any_part_of_a_sample() -> Result<()> {
     let mut random = random(21);
-    let cases: [(DType, &[usize], &str, Option<usize>); 18] = [
+    let cases: [(DType, &[usize], &str, Option<usize>); 21] = [
         (DType::U8, &[3, 64, 64], "predict:2d:channel=0", None),
         (
             DType::U8,
@@ -179,6 +179,9 @@ fn filters_are_undone_in_steps_of_any_part_of_a_sample() -> Result<()> {
         (DType::U8, &[64, 64, 3], "predict:2d:channel=2", None),
         (DType::U8, &[4, 16, 16], "predict:2d:zigzag", None),
         (DType::U8, &[200, 100], "predict:2d:zigzag", None),
+        (DType::U8, &[120, 256], "predict:2d", None),
+        (DType::I8, &[7, 60, 128], "predict:3d", None),
+        (DType::I16, &[160, 320], "predict:2d:zigzag", Some(2)),
         (DType::U8, &[3, 9000], "predict:left", None),
         (DType::U8, &[300, 33], "predict:up:zigzag", None),
         (DType::U8, &[1100, 64], "predict:2d", None),

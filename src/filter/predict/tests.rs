@@ -146,6 +146,7 @@ fn specs(rank: usize) -> Vec<Predict> {
             out.push(Predict::new(mode).channel_axis(axis).reference(1));
         }
         out.push(Predict::new(mode).channel_axis(0).reference(0).zigzag());
+        out.push(Predict::new(mode).zigzag());
     }
     out
 }
