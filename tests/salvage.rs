@@ -236,6 +236,100 @@ fn a_finished_dataset_keeps_others_shards_out() -> Result<()> {
 }
 
 #[test]
+fn what_is_not_known_to_be_whole_is_not_called_whole() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let (first, num_samples) = shards(&path)?.remove(0);
+    let bytes = fs::read(&first).unwrap();
+    // Cut wherever it may be: also where a chunk ends.
+    let lone = folder.path().join("lone.tshard");
+    let mut salvaged = Vec::new();
+    for len in (0..bytes.len()).rev().step_by(8) {
+        fs::write(&lone, &bytes[..len]).unwrap();
+        let out = folder.path().join(format!("{len}"));
+        let Ok(report) = salvage(&lone, &out, Unlisted::Auto) else {
+            continue;
+        };
+        assert!(!report.is_whole(), "cut to {len} bytes");
+        salvaged.push(report.num_samples);
+    }
+    assert!(salvaged.contains(&num_samples) && salvaged.contains(&8));
+    // Without its manifest, nobody knows what a dataset had.
+    fs::remove_file(path.join("manifest.tsm")).unwrap();
+    fs::remove_file(&first).unwrap();
+    let report = salvage(&path, folder.path().join("out"), Unlisted::Auto)?;
+    assert!(!report.is_whole() && report.manifest_error.is_some());
+    assert_eq!(report.num_samples, 100 - num_samples);
+    Ok(())
+}
+
+#[test]
+fn shards_are_known_whatever_their_names() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let original = dataset(&folder.path().join("original"))?;
+    dataset(&path)?;
+    let files = shards(&path)?;
+    let (a, b, c) = (&files[0].0, &files[1].0, &files[2].0);
+    fs::rename(a, path.join("x")).unwrap();
+    fs::rename(b, a).unwrap();
+    fs::rename(path.join("x"), b).unwrap();
+    fs::copy(c, path.join("copy.tshard")).unwrap();
+    let report = salvage(&path, folder.path().join("swapped"), Unlisted::Include)?;
+    assert!(report.is_whole());
+    let salvaged = Dataset::open(folder.path().join("swapped"))?;
+    assert_eq!(
+        found_in(&original, &salvaged)?,
+        (0..100).collect::<Vec<u64>>()
+    );
+    fs::remove_file(c).unwrap();
+    let report = salvage(&path, folder.path().join("renamed"), Unlisted::Include)?;
+    assert!(report.is_whole());
+    let salvaged = Dataset::open(folder.path().join("renamed"))?;
+    assert_eq!(
+        found_in(&original, &salvaged)?,
+        (0..100).collect::<Vec<u64>>()
+    );
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn no_path_leads_into_the_damaged_dataset() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let before = contents(&path);
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    fs::create_dir(folder.path().join("x")).unwrap();
+    let shard = shards(&path)?.remove(0).0;
+    for (source, out) in [
+        (&path, link.join("out")),
+        (&path, link.join("a/b")),
+        (&link, path.join("out")),
+        (&path, folder.path().join("x/../d/out")),
+        (&path.join("manifest.tsm"), path.join("out")),
+        (&shard, path.join("out")),
+        (&shard, link.join("out")),
+    ] {
+        let error = salvage(source, &out, Unlisted::Auto).unwrap_err();
+        assert!(
+            error.to_string().contains("which stays as it is"),
+            "{}: {error}",
+            out.display()
+        );
+    }
+    assert_eq!(contents(&path), before);
+    // A shard that is in no dataset may lie beside what is made of it.
+    let lone = folder.path().join("x/lone.tshard");
+    fs::copy(&shard, &lone).unwrap();
+    assert!(salvage(&lone, folder.path().join("x/out"), Unlisted::Auto)?.is_whole());
+    Ok(())
+}
+
+#[test]
 fn a_stale_shard_under_the_right_name_is_not_taken_for_the_right_one() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("d");

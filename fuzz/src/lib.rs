@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use tensorshard::{
-    CodecSpec, DType, Dataset, FieldOutput, FieldSpec, Loader, LoaderBuilder, Pack, QuantSpec,
-    Ragged, ShardWriter, Shuffle, SplitId, TensorView, Windows, to_le_bytes,
+    CodecSpec, DType, Dataset, FieldOutput, FieldSpec, FilterSpec, Loader, LoaderBuilder, Pack,
+    QuantSpec, Ragged, ShardWriter, Shuffle, SplitId, TensorView, Windows, to_le_bytes,
 };
 
 /// Inputs have at most 64 KiB; no honest reaction to one needs more than this at once.
@@ -145,7 +145,18 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     }
 }
 
-const CODECS: [&str; 7] = ["none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix"];
+const CODECS: [&str; 9] = [
+    "none", "snappy", "deflate", "gzip", "lz4", "zstd", "prefix", "huffman", "lzo",
+];
+/// Each with every codec, and with some quantizers of other fields.
+const FILTERS: [&str; 6] = [
+    "byte_shuffle",
+    "bit_shuffle",
+    "delta",
+    "predict:left:zigzag",
+    "predict:chunk",
+    "delta,byte_shuffle",
+];
 const QUANTIZERS: [&str; 11] = [
     "identity",
     "f16",
@@ -160,7 +171,7 @@ const QUANTIZERS: [&str; 11] = [
     "mxfp4",
 ];
 
-/// Small valid shards: every codec with every quantizer, and ragged fields.
+/// Small valid shards: every codec with every quantizer and every filter, splits, and ragged fields.
 pub fn valid_shards() -> Vec<Vec<u8>> {
     let folder = scratch();
     let mut shards = Vec::new();
@@ -180,7 +191,7 @@ pub fn valid_shards() -> Vec<Vec<u8>> {
     shards
 }
 
-/// Seven samples of fixed, quantized and ragged fields.
+/// Seven samples of fixed, quantized, filtered, split and ragged fields.
 pub fn write_dataset(path: &std::path::Path, codec: &str, quantizer: &str, max_shard_len: u64) {
     try_write_dataset(path, codec, quantizer, max_shard_len).expect("a valid dataset");
 }
@@ -191,9 +202,18 @@ fn try_write_dataset(
     quantizer: &str,
     max_shard_len: u64,
 ) -> tensorshard::Result<()> {
+    let of = |names: &[&str], name: &str| names.iter().position(|other| *other == name);
+    let turn = of(&CODECS, codec).unwrap_or(0) + of(&QUANTIZERS, quantizer).unwrap_or(0);
+    let filters = |text: &str| -> tensorshard::Result<Vec<_>> {
+        text.split(',').map(FilterSpec::parse).collect()
+    };
     let codec = CodecSpec::parse(codec)?;
     let mut writer = ShardWriter::builder()
-        .field(FieldSpec::new("a", DType::U16, [10]).codec(codec))
+        .field(
+            FieldSpec::new("a", DType::U16, [10])
+                .filter_specs(filters(FILTERS[turn % FILTERS.len()])?)
+                .codec(codec),
+        )
         .field(
             FieldSpec::new("b", DType::F32, [3, 8])
                 .codec(codec)
@@ -206,6 +226,12 @@ fn try_write_dataset(
             FieldSpec::new("f", DType::F16, [12])
                 .split(SplitId::FLOAT_SPLIT)
                 .codecs([codec, CodecSpec::parse("none")?]),
+        )
+        .field(
+            FieldSpec::new("g", DType::F32, [3, 8])
+                .filter_specs(filters("float_order,predict:2d:zigzag")?)
+                .split(SplitId::BYTE_SPLIT)
+                .codecs([codec; 4]),
         )
         .samples_per_chunk(3)
         .num_workers(1)
@@ -224,6 +250,7 @@ fn try_write_dataset(
         let e_dtype = if i % 2 == 0 { DType::F32 } else { DType::I16 };
         let e_shape: &[usize] = if i % 2 == 0 { &[] } else { &[2, 1] };
         let f = [0x3C00 + i; 12];
+        let g: Vec<f32> = (0..24u16).map(|j| f32::from(i + j) / 64.0).collect();
         writer.append(&[
             ("a", TensorView::new(DType::U16, &[10], &to_le_bytes(&a))?),
             ("b", TensorView::new(DType::F32, &[3, 8], &to_le_bytes(&b))?),
@@ -234,6 +261,7 @@ fn try_write_dataset(
             ),
             ("e", TensorView::new(e_dtype, e_shape, &e)?),
             ("f", TensorView::new(DType::F16, &[12], &to_le_bytes(&f))?),
+            ("g", TensorView::new(DType::F32, &[3, 8], &to_le_bytes(&g))?),
         ])?;
     }
     writer.finish()?;

@@ -11,7 +11,8 @@ use super::output;
 use super::size;
 
 /// Makes a readable dataset of every intact chunk of a damaged or interrupted one, which is only read; exit code 1 if
-/// something is lost.
+/// something is lost, or may be: without a manifest it is not known what there was, and shards come in the order of their
+/// last change.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The dataset's folder, or one shard. Files that an interrupted writer left are looked through as well.
@@ -99,6 +100,11 @@ fn as_text(report: &SalvageReport) -> String {
     let mut out = String::new();
     if let Some(error) = &report.manifest_error {
         out.push_str(&format!("no manifest: {error}\n"));
+        if report.shards.iter().any(|shard| !shard.listed) {
+            out.push_str(
+                "order: shards that no manifest lists are in the order of their last change; compare it\n",
+            );
+        }
     }
     for shard in &report.shards {
         let name = &shard.file_name;
@@ -120,6 +126,10 @@ fn as_text(report: &SalvageReport) -> String {
                 "lost: {name}: {} at the end that are no whole chunk\n",
                 size::bytes(shard.tail_bytes)
             ));
+        } else if shard.num_samples.is_none() && shard.error.is_none() {
+            out.push_str(&format!(
+                "lost: {name}: its end, and with it what followed, if anything did\n"
+            ));
         }
     }
     for name in &report.unlisted {
@@ -134,6 +144,8 @@ fn as_text(report: &SalvageReport) -> String {
         size::counted(report.num_shards, "shard"),
         if report.is_whole() {
             "; nothing is lost"
+        } else if report.manifest_error.is_some() {
+            "; without the manifest it is not known what else there was"
         } else {
             ""
         }

@@ -182,6 +182,12 @@ impl Sources {
         Ok(())
     }
 
+    /// The shards that the manifest lists.
+    pub(super) fn listed(&self) -> Result<Vec<ShardRecord>> {
+        let shards = self.manifest.iter().flat_map(Manifest::shards);
+        shards.collect()
+    }
+
     /// The fields of the dataset: those of the manifest, or of the shards with the most bytes.
     pub(super) fn schema(&mut self) -> Result<(Arc<Schema>, Vec<u8>)> {
         if let Some(manifest) = &self.manifest {

@@ -60,7 +60,7 @@ pub struct SalvagedShard {
     pub listed: bool,
     /// Its first sample in the damaged dataset, if a manifest says so.
     pub first_sample: Option<u64>,
-    /// Samples that it had, if that is known.
+    /// Samples that it had, if its end or a manifest says so.
     pub num_samples: Option<u64>,
     /// Samples that were salvaged.
     pub salvaged_samples: u64,
@@ -75,9 +75,12 @@ pub struct SalvagedShard {
 }
 
 impl SalvagedShard {
-    /// True if nothing is known to be lost.
+    /// True if it is known what it had, and nothing of it is lost.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && self.tail_bytes == 0 && self.error.is_none()
+        self.num_samples.is_some()
+            && self.missing.is_empty()
+            && self.tail_bytes == 0
+            && self.error.is_none()
     }
 }
 
@@ -100,17 +103,19 @@ pub struct SalvageReport {
 }
 
 impl SalvageReport {
-    /// True if nothing is known to be lost.
+    /// True if it is known what the dataset had, and nothing of it is lost: not without a manifest, nor if a shard that
+    /// no manifest lists has lost its end.
     pub fn is_whole(&self) -> bool {
-        self.shards.iter().all(SalvagedShard::is_whole)
+        self.manifest_error.is_none() && self.shards.iter().all(SalvagedShard::is_whole)
     }
 }
 
 /// Makes a new dataset `out` of every chunk of `source` (a dataset's folder or one shard, damaged or not finished) that
 /// is intact: its checksums hold, and all of its fields can be decoded. `source` is only read.
 ///
-/// Shards come in the order of the manifest, others after them: those of one folder by the time of their last change,
-/// then by name. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
+/// Shards come in the order of the manifest, whatever their names; others after them, by the time of their last change,
+/// then by name: without a manifest, a copy that did not keep times has another order. A shard that is there twice is
+/// taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
 /// is copied; of another, the intact chunks go to a new shard, so that samples move up.
 ///
 /// # Errors
@@ -130,10 +135,11 @@ pub fn salvage(
     let mut work = Work {
         out,
         schema,
+        listed: sources.listed()?,
         records: Vec::new(),
         scratch: Scratch::default(),
     };
-    let mut shards = Vec::new();
+    let mut reports = Vec::new();
     for source in std::mem::take(&mut sources.files) {
         let mut report = SalvagedShard {
             file_name: source.file_name.clone(),
@@ -149,9 +155,16 @@ pub fn salvage(
             }
             report.error = Some(error);
         }
-        shards.push(report);
+        reports.push((source.record.map(|record| record.shard_id), report));
     }
-    if work.records.is_empty() {
+    // In another file.
+    let is_found = |id| work.records.iter().any(|(_, record)| record.shard_id == id);
+    reports.retain(|(id, report)| report.error.is_none() || !id.is_some_and(is_found));
+    let mut shards: Vec<SalvagedShard> = reports.into_iter().map(|(_, report)| report).collect();
+    shards.sort_by_key(|report| report.first_sample.unwrap_or(u64::MAX));
+    work.records.sort_by_key(|(first_sample, _)| *first_sample);
+    let records: Vec<ShardRecord> = work.records.into_iter().map(|(_, r)| r).collect();
+    if records.is_empty() {
         fs::remove_dir(out).ok();
         let error = shards.into_iter().find_map(|shard| {
             let first = shard.missing.into_iter().next();
@@ -164,23 +177,27 @@ pub fn salvage(
     let bytes = Manifest::encode(
         &work.schema.1,
         &metadata::encode(&sources.metadata)?,
-        &work.records,
+        &records,
         false,
     )?;
     publish(&out.join(MANIFEST_NAME), &bytes)?;
     Ok(SalvageReport {
         path: out.to_owned(),
         manifest_error: sources.manifest_error,
-        num_samples: work.records.iter().map(|record| record.num_samples).sum(),
-        num_shards: work.records.len() as u64,
+        num_samples: records.iter().map(|record| record.num_samples).sum(),
+        num_shards: records.len() as u64,
         shards,
         unlisted: sources.left_out,
     })
 }
 
 fn check_out(source: &Path, out: &Path) -> Result<()> {
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|e| Error::io("open", path, e));
-    if absolute(out)?.starts_with(absolute(source)?) {
+    let folder = match source.parent() {
+        // Of a dataset: other folders are free.
+        Some(parent) if source.is_file() && parent.join(MANIFEST_NAME).exists() => parent,
+        _ => source,
+    };
+    if real(out)?.starts_with(real(folder)?) {
         return Err(
             Error::invalid("this is in the damaged dataset, which stays as it is").in_file(out),
         );
@@ -200,6 +217,18 @@ fn check_out(source: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Where a path leads to, links followed as far as it is there.
+fn real(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).map_err(|e| Error::io("open", path, e))?;
+    for there in absolute.ancestors() {
+        if let Ok(real) = fs::canonicalize(there) {
+            let rest = absolute.strip_prefix(there).unwrap_or(Path::new(""));
+            return Ok(real.join(rest));
+        }
+    }
+    Ok(absolute)
+}
+
 /// A chunk that is intact, and where it is.
 struct Intact {
     number: u64,
@@ -210,8 +239,10 @@ struct Intact {
 struct Work<'a> {
     out: &'a Path,
     schema: (Arc<Schema>, Vec<u8>),
-    /// The shards of the new dataset.
-    records: Vec<ShardRecord>,
+    /// The shards of the damaged dataset.
+    listed: Vec<ShardRecord>,
+    /// The shards of the new dataset, with what they are ordered by: their first sample in the damaged one.
+    records: Vec<(u64, ShardRecord)>,
     scratch: Scratch,
 }
 
@@ -258,9 +289,12 @@ impl Work<'_> {
             return Ok(false);
         };
         let record = shard.record();
-        if let Some(listed) = &source.record
-            && (record.shard_id, record.footer_crc) != (listed.shard_id, listed.footer_crc)
-        {
+        // Whatever its name.
+        let mut listed = self.listed.iter();
+        let listed = listed.find(|listed| {
+            (record.shard_id, record.footer_crc) == (listed.shard_id, listed.footer_crc)
+        });
+        if let (Some(listed), None) = (&source.record, listed) {
             return Err(Error::corrupt(
                 "shard",
                 format_args!(
@@ -287,12 +321,20 @@ impl Work<'_> {
             }
         }
         let name = record.shard_id.file_name();
+        report.listed = listed.is_some();
+        report.first_sample = listed.map(|listed| listed.first_sample);
+        report.num_samples = Some(record.num_samples);
+        let mut copied = self.records.iter();
+        if copied.any(|(_, copied)| copied.shard_id == record.shard_id) {
+            report.new_file_name = Some(name);
+            return Ok(true);
+        }
         copy(&source.path, self.out.join(&name))?;
         report.new_file_name = Some(name);
-        report.num_samples = Some(record.num_samples);
         report.salvaged_samples = record.num_samples;
         report.salvaged_chunks = shard.num_chunks();
-        self.records.push(record);
+        let first_sample = report.first_sample.unwrap_or(u64::MAX);
+        self.records.push((first_sample, record));
         Ok(true)
     }
 
@@ -388,7 +430,8 @@ impl Work<'_> {
         report.new_file_name = Some(new_id.file_name());
         report.salvaged_samples = record.num_samples;
         report.salvaged_chunks = intact.len() as u64;
-        self.records.push(record);
+        let first_sample = report.first_sample.unwrap_or(u64::MAX);
+        self.records.push((first_sample, record));
         Ok(())
     }
 }
