@@ -442,4 +442,52 @@ mod tests {
             assert_eq!(order, case.list("order"));
         }
     }
+
+    #[test]
+    fn samples_of_one_length_are_packed_as_those_that_happen_to_have_it() {
+        let geometry = || Geometry::of(&[(8, 4), (5, 4)]);
+        let options = Pack::new("tokens", 4).separator(1).pad(0);
+        let same = PackTable::new(geometry(), &options, &Steps::Same(6)).unwrap();
+        let each = PackTable::new(geometry(), &options, &Steps::Each(vec![6; 13])).unwrap();
+        assert_eq!(same.num_windows, each.num_windows);
+        for token in 0..13 * 7 + 5 {
+            assert_eq!(same.find(token), each.find(token));
+            assert_eq!(same.find(token), (token / 7).min(12));
+            assert_eq!(same.steps_of(token), 6);
+        }
+        for window in 0..same.num_windows {
+            let segments = |table: &PackTable| format!("{:?}", table.segments(window));
+            assert_eq!(segments(&same), segments(&each));
+        }
+    }
+
+    #[test]
+    fn chunks_of_which_little_is_wanted_are_sparse() {
+        let options = Pack::new("tokens", 6);
+        let table = PackTable::new(Geometry::of(&[(8, 4)]), &options, &Steps::Same(6)).unwrap();
+        let sparse = |windows: &[u32]| {
+            let entry = |(slot, &row): (u32, &u32)| Entry {
+                row,
+                count: 1,
+                batch: 0,
+                slot,
+            };
+            let visit = Visit {
+                place: ChunkPlace {
+                    source: 0,
+                    shard: 0,
+                    chunk: 0,
+                    first_sample: 0,
+                    num_samples: 8,
+                },
+                entries: (0..).zip(windows).map(entry).collect(),
+                keeps: Vec::new(),
+            };
+            let visits = table.visits(&visit);
+            visits.iter().map(|visit| visit.sparse).collect::<Vec<_>>()
+        };
+        assert_eq!(sparse(&[0, 1, 2, 3]), [false]);
+        assert_eq!(sparse(&[2]), [true]);
+        assert_eq!(sparse(&[1, 3, 4]), [false, true]);
+    }
 }

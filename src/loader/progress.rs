@@ -311,3 +311,19 @@ impl Loader {
         options
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_where_the_other_was_and_goes_on_by_itself() {
+        let progress = Progress::default();
+        progress.start_at(7);
+        let copy = progress.clone();
+        assert_eq!(copy.consumed(), 7);
+        assert_eq!(copy.begin().0, 7);
+        copy.start_at(9);
+        assert_eq!((progress.consumed(), copy.consumed()), (7, 9));
+    }
+}

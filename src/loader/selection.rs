@@ -252,6 +252,35 @@ mod tests {
     }
 
     #[test]
+    fn every_kind_of_a_selection_is_one() {
+        let none = Selection::default;
+        assert!(!none().is_some());
+        let some = [
+            Selection {
+                range: Some(0..100),
+                ..none()
+            },
+            Selection {
+                every: Some((1, 0)),
+                ..none()
+            },
+            Selection {
+                split: Some(Split::by_id(0.0..1.0)),
+                ..none()
+            },
+            Selection {
+                filter: Some(Arc::new(Bitmap::new(3).finish())),
+                ..none()
+            },
+            Selection {
+                indices: Some(Arc::new([])),
+                ..none()
+            },
+        ];
+        assert!(some.iter().all(Selection::is_some));
+    }
+
+    #[test]
     fn selections_combine() {
         let all = Selection::default();
         assert_eq!(resolve(&all), ((0..100).collect(), "all".to_owned()));

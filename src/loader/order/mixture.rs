@@ -218,6 +218,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rare_datasets_have_a_turn_at_the_cost_of_the_largest() -> Result<()> {
+        let weights = [vec![1e9], vec![1.5; 100]].concat();
+        let turns = Turns::new(&weights)?;
+        assert_eq!(turns.quotas[0], u64::from(PERIOD) - 100);
+        assert!(turns.quotas[1..].iter().all(|&quota| quota == 1));
+        Ok(())
+    }
+
+    #[test]
     fn turns_are_even_and_invert() -> Result<()> {
         for weights in [
             vec![1.0],
