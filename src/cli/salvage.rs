@@ -102,7 +102,7 @@ fn as_text(report: &SalvageReport) -> String {
         out.push_str(&format!("no manifest: {error}\n"));
         if report.shards.iter().any(|shard| !shard.listed) {
             out.push_str(
-                "order: shards that no manifest lists are in the order of their last change; compare it\n",
+                "order: shards that no manifest lists are in the order of their last change, which copies may not keep\n",
             );
         }
     }
