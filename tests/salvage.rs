@@ -276,22 +276,16 @@ fn shards_are_known_whatever_their_names() -> Result<()> {
     fs::rename(b, a).unwrap();
     fs::rename(path.join("x"), b).unwrap();
     fs::copy(c, path.join("copy.tshard")).unwrap();
-    let report = salvage(&path, folder.path().join("swapped"), Unlisted::Include)?;
-    assert!(report.is_whole());
-    let salvaged = Dataset::open(folder.path().join("swapped"))?;
-    assert_eq!(
-        found_in(&original, &salvaged)?,
-        (0..100).collect::<Vec<u64>>()
-    );
+    let finds_all = |name: &str| -> Result<()> {
+        let out = folder.path().join(name);
+        assert!(salvage(&path, &out, Unlisted::Include)?.is_whole());
+        let found = found_in(&original, &Dataset::open(out)?)?;
+        assert_eq!(found, (0..100).collect::<Vec<u64>>());
+        Ok(())
+    };
+    finds_all("swapped")?;
     fs::remove_file(c).unwrap();
-    let report = salvage(&path, folder.path().join("renamed"), Unlisted::Include)?;
-    assert!(report.is_whole());
-    let salvaged = Dataset::open(folder.path().join("renamed"))?;
-    assert_eq!(
-        found_in(&original, &salvaged)?,
-        (0..100).collect::<Vec<u64>>()
-    );
-    Ok(())
+    finds_all("renamed")
 }
 
 #[cfg(unix)]
@@ -320,6 +314,16 @@ fn no_path_leads_into_the_damaged_dataset() -> Result<()> {
             "{}: {error}",
             out.display()
         );
+    }
+    assert_eq!(contents(&path), before);
+    // From within: the name of a file alone.
+    for (out, code) in [("out", 2), ("../beside", 0)] {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tensorshard"))
+            .current_dir(&path)
+            .args(["salvage".as_ref(), shard.file_name().unwrap(), out.as_ref()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
     }
     assert_eq!(contents(&path), before);
     // A shard that is in no dataset may lie beside what is made of it.

@@ -137,11 +137,7 @@ impl DatasetBuilder {
         let path = path.as_ref();
         storage::check_not_empty("open", path)?;
         if path.file_name().is_some_and(|name| name == MANIFEST_NAME) {
-            let folder = path
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            return self.open_folder(folder);
+            return self.open_folder(storage::parent(path));
         }
         if path.is_file() {
             let shard = ShardReader::open(storage::open(path, self.io)?, self.verify_checksums)?;

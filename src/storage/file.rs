@@ -315,7 +315,8 @@ pub(crate) fn publish(path: &Path, bytes: &[u8]) -> Result<()> {
     sink.commit()
 }
 
-fn parent(path: &Path) -> &Path {
+/// The folder that a file is in.
+pub(crate) fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."))

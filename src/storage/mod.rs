@@ -11,7 +11,7 @@ pub(crate) mod record;
 
 pub(crate) use file::{
     FileSink, FileStorage, FolderLock, check_not_empty, create_folder, is_temporary_name,
-    lock_folder, publish, read_file, remove_file, sync_folder,
+    lock_folder, parent, publish, read_file, remove_file, sync_folder,
 };
 pub(crate) use memory::MemoryStorage;
 pub(crate) use mmap::MmapStorage;

@@ -77,8 +77,7 @@ impl Sources {
         if metadata.is_dir() {
             Self::in_folder(source, unlisted)
         } else if is_manifest {
-            let folder = source.parent().filter(|p| !p.as_os_str().is_empty());
-            Self::in_folder(folder.unwrap_or(Path::new(".")), unlisted)
+            Self::in_folder(storage::parent(source), unlisted)
         } else {
             Ok(Self {
                 path: source.to_owned(),

@@ -114,8 +114,8 @@ impl SalvageReport {
 /// is intact: its checksums hold, and all of its fields can be decoded. `source` is only read.
 ///
 /// Shards come in the order of the manifest, whatever their names; others after them, by the time of their last change,
-/// then by name: without a manifest, a copy that did not keep times has another order. A shard that is there twice is
-/// taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
+/// then by name: without a manifest, a copy that did not keep times has another order. An intact shard that is there
+/// twice is taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
 /// is copied; of another, the intact chunks go to a new shard, so that samples move up.
 ///
 /// # Errors
@@ -192,11 +192,11 @@ pub fn salvage(
 }
 
 fn check_out(source: &Path, out: &Path) -> Result<()> {
-    let folder = match source.parent() {
-        // Of a dataset: other folders are free.
-        Some(parent) if source.is_file() && parent.join(MANIFEST_NAME).exists() => parent,
-        _ => source,
-    };
+    let mut folder = source;
+    // That of a file, if it is a dataset's: other folders are free.
+    if source.is_file() && storage::parent(source).join(MANIFEST_NAME).exists() {
+        folder = storage::parent(source);
+    }
     if real(out)?.starts_with(real(folder)?) {
         return Err(
             Error::invalid("this is in the damaged dataset, which stays as it is").in_file(out),

@@ -20,7 +20,7 @@ pub(super) struct Plan {
     lanes: usize,
     /// From a pixel to the next; 0: lines are not summed within.
     pixel: usize,
-    pub(super) line: usize,
+    line: usize,
     /// Lines that are summed over one after the other.
     rows: usize,
     /// Axes that this plan takes care of.
@@ -161,7 +161,7 @@ pub(super) struct Tables {
     /// The last pixel for all pixels, or the last line for all lines.
     carry: vector::Table,
     /// Bytes of a vector that are used.
-    pub(super) bytes: usize,
+    bytes: usize,
     /// What to give [`Vector::sums`], if that comes before the steps.
     sums: Option<u64>,
 }
@@ -489,12 +489,12 @@ fn rows<W: Words>(zigzag: bool, line: usize, src: &[u8], dst: &mut [u8], above: 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Network<V: Vector, const N: usize, const SUMS: bool> {
     /// If `SUMS`: what to give [`Vector::sums`], before the steps.
-    pub(super) kept: u64,
-    pub(super) steps: [V::Index; N],
-    pub(super) carry: V::Index,
-    pub(super) bytes: usize,
-    pub(super) line: usize,
-    pub(super) zigzag: bool,
+    kept: u64,
+    steps: [V::Index; N],
+    carry: V::Index,
+    bytes: usize,
+    line: usize,
+    zigzag: bool,
 }
 
 impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {

@@ -46,7 +46,7 @@ pub(super) struct Table {
     pub(super) mask: [u8; CELLS],
     pub(super) map: [u8; 256],
     /// What `scalar.rs` looks up instead, once it is asked for.
-    pub(super) wide: OnceCell<Box<Wide>>,
+    wide: OnceCell<Box<Wide>>,
 }
 
 /// For every value of the low [`WIDE_BITS`] bits of a window, the byte, and the length above it; 0 if more bits matter.
@@ -361,6 +361,7 @@ impl Table {
         (self.len[0] == 0).then(|| self.map[usize::from(self.first[0])])
     }
 
+    /// Made at the first call, and kept: a piece is decoded in many steps.
     pub(super) fn wide(&self) -> &Wide {
         self.wide.get_or_init(|| {
             let mut wide = Box::new([0; 1 << WIDE_BITS]);
