@@ -2,6 +2,8 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+use crate::kernel::stream;
+
 /// Structure kinds, in place of a piece ordinal.
 pub(crate) const SHARD_HEADER: u32 = 1;
 pub(crate) const CHUNK_HEADER: u32 = 2;
@@ -71,15 +73,15 @@ impl Running {
         self.0.update(bytes);
     }
 
-    /// Adds the next bytes and copies them.
+    /// Adds the next bytes and copies them, as [`stream::copy_on`] does.
     ///
     /// # Panics
     /// If the lengths differ.
-    pub(crate) fn copy(&mut self, src: &[u8], dst: &mut [u8]) {
+    pub(crate) fn copy(&mut self, src: &[u8], dst: &mut [u8], cold: bool) {
         assert_eq!(src.len(), dst.len(), "a copy of another length");
         for (src, dst) in src.chunks(BLOCK).zip(dst.chunks_mut(BLOCK)) {
             self.update(src);
-            dst.copy_from_slice(src);
+            stream::copy_on(src, dst, cold);
         }
     }
 
@@ -137,8 +139,9 @@ mod tests {
             let src: Vec<u8> = (0..=250u8).cycle().take(len).collect();
             let mut dst = vec![0; len];
             let mut running = Running::new(&context);
-            running.copy(&src[..len / 3], &mut dst[..len / 3]);
-            running.copy(&src[len / 3..], &mut dst[len / 3..]);
+            running.copy(&src[..len / 3], &mut dst[..len / 3], false);
+            running.copy(&src[len / 3..], &mut dst[len / 3..], true);
+            stream::fence();
             assert_eq!(running.finish(), checksum(&context, &src));
             assert_eq!(dst, src);
         }

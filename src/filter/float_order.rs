@@ -27,6 +27,7 @@ impl Filter for FloatOrder {
     fn undo(&self, spec: FilterSpec, _layout: &dyn Layout, src: &[u8], dst: &mut [u8]) {
         float_order::undo(spec.elem_size(), src, dst);
     }
+
     fn steps(&self, spec: FilterSpec, _shape: &[usize]) -> Option<Box<dyn Steps>> {
         Some(Box::new(Elements {
             elem_size: spec.elem_size(),
@@ -43,6 +44,10 @@ struct Elements {
 impl Steps for Elements {
     fn unit(&self) -> usize {
         self.elem_size
+    }
+
+    fn looks_back(&self) -> bool {
+        false
     }
 
     fn undo(&self, _first: usize, src: &[u8], dst: &mut [u8]) {

@@ -117,8 +117,14 @@ pub(crate) trait Steps: fmt::Debug {
     /// A step is of a multiple of so many bytes, from the beginning of a sample on.
     fn unit(&self) -> usize;
 
-    /// Undoes the next step: `src` goes to the end of `dst`, which holds all that was undone of the piece before it.
-    /// `first` is the byte within its sample, or run of samples, where the piece begins: a multiple of the unit.
+    /// False if what was undone before a step does not matter to it.
+    fn looks_back(&self) -> bool {
+        true
+    }
+
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds what was undone of the sample before it, if the
+    /// filter looks back. `first` is the byte within its sample, or run of samples, where `dst` begins: a multiple of the
+    /// unit.
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]);
 
     /// The same, to be done beside other work. `None` if this step cannot be.

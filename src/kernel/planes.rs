@@ -155,6 +155,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::Stores;
+    use crate::checksum::BLOCK;
 
     /// The `N`-byte blocks of every plane; what follows the last whole block of any of them is left out.
     #[inline(always)]
@@ -212,12 +213,20 @@ mod x86 {
         dispatch!(rotation, planes, dst, stores, two_256, four_256, eight_256)
     }
 
-    /// Fetches the line that a block of the next tile begins in.
+    /// Fetches the line that a block begins in so far ahead: what is checked next. Into the first cache, if planes are so few
+    /// that it has room.
     #[inline(always)]
-    fn fetch<const STREAMED: bool>(block: *const u8, ahead: usize) {
+    fn fetch<const STREAMED: bool, const P: usize>(block: *const u8, ahead: usize) {
         if STREAMED {
-            // SAFETY: a hint for any address, valid or not; SSE is part of x86-64.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(ahead).cast()) };
+            let at = block.wrapping_add(ahead).cast();
+            // SAFETY: hints for any address, valid or not; SSE is part of x86-64.
+            unsafe {
+                if P <= 4 {
+                    _mm_prefetch::<_MM_HINT_T0>(at);
+                } else {
+                    _mm_prefetch::<_MM_HINT_T1>(at);
+                }
+            }
         }
     }
 
@@ -272,10 +281,10 @@ mod x86 {
         let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
         let outs = dst.as_chunks_mut::<64>().0.as_chunks_mut::<2>().0;
         let count = count.min(outs.len());
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         for ((high, low), out) in high.iter().zip(low).zip(outs) {
-            fetch::<STREAMED>(high.as_ptr(), ahead);
-            fetch::<STREAMED>(low.as_ptr(), ahead);
+            fetch::<STREAMED, 2>(high.as_ptr(), ahead);
+            fetch::<STREAMED, 2>(low.as_ptr(), ahead);
             let high = _mm512_permutexvar_epi64(order, load_512(high));
             let low = _mm512_permutexvar_epi64(order, load_512(low));
             for (out, x) in out.iter_mut().zip([
@@ -298,10 +307,10 @@ mod x86 {
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let outs = dst.as_chunks_mut::<64>().0.as_chunks_mut::<4>().0;
         let count = count.min(outs.len());
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         for ((((p0, p1), p2), p3), out) in p0.iter().zip(p1).zip(p2).zip(p3).zip(outs) {
             for plane in [p0, p1, p2, p3] {
-                fetch::<true>(plane.as_ptr(), ahead);
+                fetch::<true, 4>(plane.as_ptr(), ahead);
             }
             let p = [p3, p2, p1, p0].map(|p| _mm512_permutexvar_epi32(order, load_512(p)));
             let (a0, a1) = (
@@ -327,7 +336,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
     fn eight_512<const R: u32, const STREAMED: bool>(planes: &[&[u8]; 8], dst: &mut [u8]) -> usize {
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         let (planes, count) = blocks::<64, 8>(planes);
         let mut order = [0u16; 32];
         for (to, word) in (0u16..).zip(&mut order) {
@@ -341,7 +350,7 @@ mod x86 {
             let mut p = [_mm512_setzero_si512(); 8];
             for (p, plane) in p.iter_mut().zip(planes.iter().rev()) {
                 if let Some(block) = plane.get(i) {
-                    fetch::<true>(block.as_ptr(), ahead);
+                    fetch::<true, 8>(block.as_ptr(), ahead);
                     *p = _mm512_permutexvar_epi16(order, load_512(block));
                 }
             }
@@ -367,10 +376,10 @@ mod x86 {
         let ([high, low], count) = blocks::<32, 2>(planes);
         let outs = dst.as_chunks_mut::<32>().0.as_chunks_mut::<2>().0;
         let count = count.min(outs.len());
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         for ((high, low), out) in high.iter().zip(low).zip(outs) {
-            fetch::<STREAMED>(high.as_ptr(), ahead);
-            fetch::<STREAMED>(low.as_ptr(), ahead);
+            fetch::<STREAMED, 2>(high.as_ptr(), ahead);
+            fetch::<STREAMED, 2>(low.as_ptr(), ahead);
             let high = _mm256_permute4x64_epi64::<0b11_01_10_00>(load_256(high));
             let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(load_256(low));
             for (out, x) in out.iter_mut().zip([
@@ -393,10 +402,10 @@ mod x86 {
         let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
         let outs = dst.as_chunks_mut::<32>().0.as_chunks_mut::<4>().0;
         let count = count.min(outs.len());
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         for ((((p0, p1), p2), p3), out) in p0.iter().zip(p1).zip(p2).zip(p3).zip(outs) {
             for plane in [p0, p1, p2, p3] {
-                fetch::<true>(plane.as_ptr(), ahead);
+                fetch::<true, 4>(plane.as_ptr(), ahead);
             }
             let p = [p3, p2, p1, p0].map(|p| _mm256_permutevar8x32_epi32(load_256(p), order));
             let (a0, a1) = (
@@ -425,7 +434,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2")]
     fn eight_256<const R: u32, const STREAMED: bool>(planes: &[&[u8]; 8], dst: &mut [u8]) -> usize {
-        let ahead = 2 * planes[0].len();
+        let ahead = BLOCK.max(planes[0].len());
         let (planes, count) = blocks::<32, 8>(planes);
         // Even words of a lane, then odd ones.
         let within = _mm256_broadcastsi128_si256(_mm_setr_epi8(
@@ -437,7 +446,7 @@ mod x86 {
             let mut p = [_mm256_setzero_si256(); 8];
             for (p, plane) in p.iter_mut().zip(planes.iter().rev()) {
                 if let Some(block) = plane.get(i) {
-                    fetch::<true>(block.as_ptr(), ahead);
+                    fetch::<true, 8>(block.as_ptr(), ahead);
                     let words = _mm256_shuffle_epi8(load_256(block), within);
                     *p = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
                 }

@@ -18,41 +18,79 @@ const LINE: usize = 64;
 /// ordinary stores on AMD Zen 4, 1.2 to 1.5 times on Intel Sapphire Rapids. Elsewhere there are only ordinary stores.
 pub(crate) const PAYS: bool = cfg!(target_arch = "x86_64");
 
-/// Copies `src` to `dst`. [`fence`] must follow before another thread is told of the bytes.
+/// Bytes after the copied ones that are asked for at most: with them, they fit into a half of the smallest first cache.
+const AHEAD: usize = 8192;
+
+/// Copies `src` to `dst`, past the caches if `cold`: then [`fence`] must follow before another thread is told of the bytes.
 ///
 /// # Panics
 /// If the lengths differ.
-pub(crate) fn copy(src: &[u8], dst: &mut [u8]) {
+pub(crate) fn copy(src: &[u8], dst: &mut [u8], cold: bool) {
     assert_eq!(src.len(), dst.len(), "a copy of another length");
-    // The lines that are filled entirely; their neighbours may belong to other samples.
+    if cold && src.len() >= MIN {
+        copy_lines_of::<false>(src, dst, cold);
+    } else {
+        dst.copy_from_slice(src);
+    }
+}
+
+/// As [`copy`], of bytes that lie in memory one after the other: those that follow `src`, as many, are fetched meanwhile.
+/// What is checked before it is copied comes in blocks, within which processors do not fetch far ahead by themselves, and
+/// a checksum that waits for memory lets it idle while the block before is stored: 20 against 13 GB/s with checksums on
+/// AMD Zen 5.
+///
+/// # Panics
+/// If the lengths differ.
+pub(crate) fn copy_on(src: &[u8], dst: &mut [u8], cold: bool) {
+    assert_eq!(src.len(), dst.len(), "a copy of another length");
+    if src.len() >= MIN {
+        copy_lines_of::<true>(src, dst, cold);
+    } else {
+        dst.copy_from_slice(src);
+    }
+}
+
+/// Whole lines of `dst` in vectors; their neighbours may belong to other samples.
+fn copy_lines_of<const FETCH: bool>(src: &[u8], dst: &mut [u8], cold: bool) {
+    let ahead = src.len().min(AHEAD);
     let head = dst.as_ptr().align_offset(LINE).min(dst.len());
     let (src_head, src) = src.split_at(head);
     let (dst_head, dst) = dst.split_at_mut(head);
     dst_head.copy_from_slice(src_head);
     let (dst_lines, dst_tail) = dst.as_chunks_mut::<LINE>();
     let (src_lines, src_tail) = src.as_chunks::<LINE>();
-    copy_lines(src_lines, dst_lines);
+    if cold {
+        copy_lines::<true, FETCH>(src_lines, dst_lines, ahead);
+    } else {
+        copy_lines::<false, FETCH>(src_lines, dst_lines, ahead);
+    }
     dst_tail.copy_from_slice(src_tail);
 }
 
 /// Stores wait in a queue of some number of them, whatever their size: the larger they are, the more of them are on their
 /// way to memory while the next bytes are computed.
 #[cfg(target_arch = "x86_64")]
-fn copy_lines(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
+fn copy_lines<const COLD: bool, const FETCH: bool>(
+    src: &[[u8; LINE]],
+    dst: &mut [[u8; LINE]],
+    ahead: usize,
+) {
     match level() {
         // SAFETY: a level is at most what `Level::best` found on this machine.
-        Level::Avx512 => unsafe { x86::lines_512(src, dst) },
+        Level::Avx512 => unsafe { x86::lines_512::<COLD, FETCH>(src, dst, ahead) },
         // SAFETY: as above.
-        Level::Avx2 => unsafe { x86::lines_256(src, dst) },
-        Level::Scalar => x86::lines_128(src, dst),
+        Level::Avx2 => unsafe { x86::lines_256::<COLD, FETCH>(src, dst, ahead) },
+        Level::Scalar => x86::lines_128::<COLD, FETCH>(src, dst, ahead),
     }
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn copy_lines(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
-    for (src, dst) in src.iter().zip(dst) {
-        *dst = *src;
-    }
+fn copy_lines<const COLD: bool, const FETCH: bool>(
+    src: &[[u8; LINE]],
+    dst: &mut [[u8; LINE]],
+    _ahead: usize,
+) {
+    dst.copy_from_slice(src);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -61,19 +99,37 @@ mod x86 {
 
     use super::LINE;
 
+    #[inline(always)]
+    fn fetch(at: *const i8) {
+        // SAFETY: a hint for any address, valid or not; SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
+    }
+
     macro_rules! lines {
-        ($name:ident, $vector:ty, $load:ident, $stream:ident $(, $feature:literal)?) => {
+        ($name:ident, $vector:ty, $load:ident, $store:ident, $stream:ident $(, $feature:literal)?) => {
             $(#[target_feature(enable = $feature)])?
-            pub(super) fn $name(src: &[[u8; LINE]], dst: &mut [[u8; LINE]]) {
+            pub(super) fn $name<const COLD: bool, const FETCH: bool>(
+                src: &[[u8; LINE]],
+                dst: &mut [[u8; LINE]],
+                ahead: usize,
+            ) {
                 for (src, dst) in src.iter().zip(dst) {
                     let (src, dst): (*const $vector, *mut $vector) =
                         (src.as_ptr().cast(), dst.as_mut_ptr().cast());
                     debug_assert_eq!(dst as usize % LINE, 0, "a line that is not aligned");
+                    if FETCH {
+                        fetch(src.wrapping_byte_add(ahead).cast());
+                    }
                     // SAFETY: both are 64 bytes, read and written in vectors; `dst` is aligned: `copy` starts at a line.
-                    // That the stores are ordered before what publishes them is the duty of `fence`, as said at `copy`.
+                    // That streams are ordered before what publishes them is the duty of `fence`, as said at `copy`.
                     unsafe {
                         for i in 0..LINE / size_of::<$vector>() {
-                            $stream(dst.add(i), $load(src.add(i)));
+                            let x = $load(src.add(i));
+                            if COLD {
+                                $stream(dst.add(i), x);
+                            } else {
+                                $store(dst.add(i), x);
+                            }
                         }
                     }
                 }
@@ -84,6 +140,7 @@ mod x86 {
         lines_512,
         __m512i,
         _mm512_loadu_si512,
+        _mm512_storeu_si512,
         _mm512_stream_si512,
         "avx512f"
     );
@@ -91,10 +148,17 @@ mod x86 {
         lines_256,
         __m256i,
         _mm256_loadu_si256,
+        _mm256_storeu_si256,
         _mm256_stream_si256,
         "avx2"
     );
-    lines!(lines_128, __m128i, _mm_loadu_si128, _mm_stream_si128);
+    lines!(
+        lines_128,
+        __m128i,
+        _mm_loadu_si128,
+        _mm_storeu_si128,
+        _mm_stream_si128
+    );
 }
 
 /// Orders streamed bytes before everything that this thread does next.
@@ -121,16 +185,18 @@ mod tests {
         for (level, start) in cases {
             FORCED.set(Some(level));
             for len in (0..200).chain([256, 300]) {
-                let mut dst = vec![0u8; 500];
-                copy(&src[..len], &mut dst[start..start + len]);
-                fence();
-                assert_eq!(dst[start..start + len], src[..len]);
-                assert!(
-                    dst[..start]
-                        .iter()
-                        .chain(&dst[start + len..])
-                        .all(|&byte| byte == 0)
-                );
+                for (which, copy) in [copy, copy_on, copy].into_iter().enumerate() {
+                    let mut dst = vec![0u8; 1100];
+                    copy(&src[..len], &mut dst[start..start + len], which != 2);
+                    fence();
+                    assert_eq!(dst[start..start + len], src[..len]);
+                    assert!(
+                        dst[..start]
+                            .iter()
+                            .chain(&dst[start + len..])
+                            .all(|&byte| byte == 0)
+                    );
+                }
             }
         }
         FORCED.set(None);

@@ -448,11 +448,7 @@ impl Worker {
                 for (array, source) in arrays.iter().enumerate() {
                     let dst = claims.get_mut(run, array);
                     let src = source.as_ref();
-                    if cold && src.len() >= stream::MIN {
-                        stream::copy(src, dst);
-                    } else {
-                        dst.copy_from_slice(src);
-                    }
+                    stream::copy(src, dst, cold);
                 }
             }
             if cold {

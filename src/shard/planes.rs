@@ -21,6 +21,9 @@ use super::rows::grow;
 /// Elements that are merged at a time: their planes are still in the L1 cache after they were checked and decoded.
 const TILE: usize = 2048;
 
+/// Bytes that are decoded ahead of use at most, unless a step needs more: two steps and some, of which one begins anywhere.
+const WINDOW: usize = 20 << 10;
+
 /// Buffers for the pieces of one plane.
 #[derive(Debug, Default)]
 pub(super) struct PlaneScratch {
@@ -129,6 +132,7 @@ impl<'a> Planes<'a> {
             parts: Default::default(),
             count: self.planes.len(),
             len,
+            merged_from: 0,
         };
         for ((plane, scratch), part) in self.planes.iter().zip(scratch).zip(&mut loaded.parts) {
             let source = self.reader.piece(
@@ -148,19 +152,23 @@ impl<'a> Planes<'a> {
                 continue;
             }
             source.finish()?;
-            grow(&mut scratch.decoded, len);
-            let decoded = &mut scratch.decoded[..len];
+            let decoded = &mut scratch.decoded;
             if plane.stream.codec == CodecId::PREFIX.get() {
                 let decoder = prefix::Decoder::new(stored, len)
                     .map_err(|damage| bad_prefix(len, damage).at_offset(plane.offset))?;
                 part.rows = Some(Rows {
                     decoder,
-                    decoded,
+                    len,
+                    window: decoded,
+                    start: 0,
+                    from: 0,
                     done: 0,
                     offset: plane.offset,
                 });
                 continue;
             }
+            grow(decoded, len);
+            let decoded = &mut decoded[..len];
             decode_piece(plane.stream, stored, decoded).map_err(|e| e.at_offset(plane.offset))?;
             part.bytes = decoded;
         }
@@ -179,10 +187,16 @@ struct Part<'a> {
     rows: Option<Rows<'a>>,
 }
 
-/// A piece of codec prefix, decoded some rows at a time: what is merged next is in the L1 cache.
+/// A piece of codec prefix, decoded some rows at a time. Of what is decoded only what is needed is kept, in a window
+/// that stays in the L1 cache.
 struct Rows<'a> {
     decoder: prefix::Decoder<'a>,
-    decoded: &'a mut [u8],
+    /// Elements.
+    len: usize,
+    window: &'a mut Vec<u8>,
+    /// Elements `from..done` are in the window, from its byte `start` on.
+    start: usize,
+    from: usize,
     done: usize,
     offset: u64,
 }
@@ -191,31 +205,70 @@ impl Rows<'_> {
     /// Where decoding stops that needs elements up to `end`.
     fn end(&self, end: usize) -> usize {
         end.next_multiple_of(prefix::ROW)
-            .clamp(self.done, self.decoded.len())
+            .min(self.len)
+            .max(self.done)
     }
 
-    /// Decodes elements up to `end`. As many bytes at `to` will be written soon.
-    fn decode_to(&mut self, end: usize, to: Option<*const u8>) {
-        let end = self.end(end);
-        let next = &mut self.decoded[self.done..end];
-        if !next.is_empty() {
-            let to = to.unwrap_or(next.as_ptr());
-            self.decoder.decode(next, to, None);
-            self.done = end;
+    /// Elements that are in the window.
+    fn get(&self, elements: Range<usize>) -> Option<&[u8]> {
+        let start = self.start + elements.start.checked_sub(self.from)?;
+        let end = self.start + elements.end.checked_sub(self.from)?;
+        let used = self.window.get(..self.start + (self.done - self.from))?;
+        used.get(start..end)
+    }
+
+    /// Forgets the elements before `first`, and makes room for more behind the others, which go to the front.
+    fn keep_from(&mut self, first: usize) {
+        let first = first.clamp(self.from, self.done);
+        let kept = self.start + (first - self.from)..self.start + (self.done - self.from);
+        self.window.copy_within(kept, 0);
+        (self.start, self.from) = (0, first);
+    }
+
+    /// Decodes up to the end of `elements`, and forgets what is before them. As many bytes at `to` will be written soon.
+    fn decode_to(&mut self, elements: Range<usize>, to: Option<*const u8>) {
+        let end = self.end(elements.end);
+        if end == self.done {
+            return;
         }
+        self.keep_from(elements.start);
+        let (at, len) = (self.done - self.from, end - self.done);
+        grow(self.window, at + len);
+        let next = &mut self.window[at..at + len];
+        let to = to.unwrap_or(next.as_ptr());
+        self.decoder.decode(next, to, None);
+        self.done = end;
     }
 
     /// Undoes a step of what is decoded. Decodes what is needed next meanwhile, if that goes beside.
     fn undo(&mut self, step: Undo<'_>, ahead: &Ahead) -> Result<()> {
-        let end = self.end(ahead.bytes.end);
-        let (decoded, rest) = self.decoded.split_at_mut(self.done);
-        let src = decoded.get(step.bytes).ok_or_else(not_there)?;
+        let missing = self.end(ahead.bytes.end) - self.done;
+        let first = step.bytes.start;
+        // Before the step, if nothing after it is there yet, else behind what is.
+        let before = self.done == step.bytes.end && self.start + (first - self.from) >= missing;
+        let end = self.start + (self.done - self.from);
+        if !before && end + missing > WINDOW {
+            self.keep_from(first);
+        }
+        let at = self.start + (first - self.from);
+        let end = self.start + (self.done - self.from);
+        let (src, next) = if before {
+            let (room, rest) = self.window.split_at_mut(at);
+            (rest.get(..step.bytes.len()), room)
+        } else {
+            grow(self.window, end + missing);
+            let (rest, room) = self.window.split_at_mut(end);
+            (rest.get(at..at + step.bytes.len()), room)
+        };
+        let (src, next) = (src.ok_or_else(not_there)?, &mut next[..missing]);
         if let Some(mut sums) = step.filter.beside(step.first, src, &mut *step.dst) {
-            let next = &mut rest[..end - self.done];
             let to = ahead.to.unwrap_or(next.as_ptr());
             self.decoder.decode(next, to, Some(&mut sums));
-            self.done = end;
             sums.finish();
+            if before {
+                (self.start, self.from) = (0, self.done);
+            }
+            self.done += missing;
         } else {
             step.filter.undo(step.first, src, step.dst);
         }
@@ -242,29 +295,29 @@ pub(super) struct Ahead {
 }
 
 impl Part<'_> {
-    /// Checks and decodes elements up to `end`, which will be written to `to`, if it is to be in the caches then.
-    fn ready(&mut self, end: usize, to: Option<*const u8>) {
-        if let Some(rows) = &mut self.rows {
-            rows.decode_to(end, to);
-        }
+    /// Checks and decodes elements, which will be written to `to`, if it is to be in the caches then. Those before them are
+    /// not asked for again.
+    fn ready(&mut self, elements: Range<usize>, to: Option<*const u8>) {
         if let Some(stored) = &mut self.unchecked {
-            stored.check_to(end);
+            stored.check_to(elements.end);
+        }
+        if let Some(rows) = &mut self.rows {
+            rows.decode_to(elements, to);
         }
     }
 
     /// Elements that are ready.
     fn get(&self, elements: Range<usize>) -> Result<&[u8]> {
-        let bytes = match &self.rows {
-            Some(rows) => rows.decoded.get(..rows.done),
-            None => Some(self.bytes),
+        let elements = match &self.rows {
+            Some(rows) => rows.get(elements),
+            None => self.bytes.get(elements),
         };
-        let elements = bytes.and_then(|bytes| bytes.get(elements));
         elements.ok_or_else(not_there)
     }
 
     fn finish(self) -> Result<()> {
         if let Some(rows) = self.rows
-            && rows.done == rows.decoded.len()
+            && rows.done == rows.len
         {
             let end = rows.decoder.finish();
             end.map_err(|e| bad_prefix(rows.done, e).at_offset(rows.offset))?;
@@ -288,11 +341,13 @@ pub(super) struct Loaded<'a> {
     count: usize,
     /// Elements.
     len: usize,
+    /// The byte of the piece that is the first of those merged last.
+    merged_from: usize,
 }
 
 impl Loaded<'_> {
-    /// Makes the bytes of a range of the piece, in the same range of `merged` if planes are merged. Ranges ascend. What
-    /// will be written to `to` soon is fetched meanwhile.
+    /// Makes the bytes of a range of the piece, at the beginning of `merged` if planes are merged. Ranges ascend: what is
+    /// before them is not there any more. What will be written to `to` soon is fetched meanwhile.
     pub(super) fn ready(
         &mut self,
         range: Range<usize>,
@@ -300,12 +355,12 @@ impl Loaded<'_> {
         to: Option<*const u8>,
     ) -> Result<()> {
         if self.split.is_none() {
-            self.parts[0].ready(range.end, to);
+            self.parts[0].ready(range, to);
             return Ok(());
         }
-        grow(merged, self.len * self.count);
-        let dst = merged.get_mut(range.clone()).ok_or_else(not_there)?;
-        self.merge(range.start, dst, Stores::Cached)
+        grow(merged, range.len());
+        self.merged_from = range.start;
+        self.merge(range.start, &mut merged[..range.len()], Stores::Cached)
     }
 
     /// The bytes of a range that [`Loaded::ready`] made.
@@ -313,7 +368,9 @@ impl Loaded<'_> {
         if self.split.is_none() {
             return self.parts[0].get(range);
         }
-        merged.get(range).ok_or_else(not_there)
+        let start = range.start.checked_sub(self.merged_from);
+        let bytes = start.and_then(|start| merged.get(start..start + range.len()));
+        bytes.ok_or_else(not_there)
     }
 
     /// Undoes the first filter of a step whose bytes are ready. Without a split, the next step is decoded meanwhile, if that
@@ -355,7 +412,7 @@ impl Loaded<'_> {
             let mut planes: [&[u8]; MAX_PLANES] = [&[]; MAX_PLANES];
             let planes = &mut planes[..self.count];
             for (plane, part) in planes.iter_mut().zip(&mut self.parts) {
-                part.ready(elements.end, to);
+                part.ready(elements.clone(), to);
                 *plane = part.get(elements.clone())?;
             }
             split.merge(planes, tile, stores);

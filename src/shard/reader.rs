@@ -11,6 +11,7 @@ use crate::format::header::{HEADER_FIXED, ShardHeader, expect_checksum};
 use crate::format::index::{Index, IndexEntry};
 use crate::format::manifest::ShardRecord;
 use crate::format::schema::Schema;
+use crate::kernel::stream;
 use crate::storage::Storage;
 
 /// An open shard.
@@ -294,7 +295,7 @@ impl ShardReader {
         })
     }
 
-    /// Copies a piece that is stored as it is to `dst`, and checks it.
+    /// Copies a piece that is stored as it is to `dst`, past the caches if `cold`, and checks it.
     pub(super) fn copy_piece(
         &self,
         chunk: &Chunk,
@@ -302,6 +303,7 @@ impl ShardReader {
         piece: u32,
         offset: u64,
         dst: &mut [u8],
+        cold: bool,
     ) -> Result<()> {
         let (entry, check) = self.piece_entry(chunk, stream, piece)?;
         if entry.stored_len as usize != dst.len() {
@@ -314,13 +316,13 @@ impl ShardReader {
             .in_place(offset..offset + u64::from(entry.stored_len))?;
         let Some((mut running, expected)) = check else {
             match in_place {
-                Some(bytes) => dst.copy_from_slice(bytes),
+                Some(bytes) => stream::copy(bytes, dst, cold),
                 None => self.storage.read_into(offset, dst)?,
             }
             return Ok(());
         };
         match in_place {
-            Some(bytes) => running.copy(bytes, dst),
+            Some(bytes) => running.copy(bytes, dst, cold),
             None => {
                 self.storage.read_into(offset, dst)?;
                 running.update(dst);

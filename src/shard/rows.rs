@@ -211,6 +211,7 @@ impl<'a> Job<'a> {
         // Fast path: the piece is its values, and all of it goes to one place.
         let run = &self.runs[first_run];
         if direct && planes.split.is_none() && run.row <= span.first && run.end() >= span.end {
+            let cold = slots.is_cold();
             let dst = slots.run(first_run, 0);
             let start = self.slot_offset(run, span.first, dst.len()) + to_usize(span.start);
             let dst = dst.get_mut(start..start + raw_len).ok_or_else(slot_bug)?;
@@ -218,7 +219,7 @@ impl<'a> Job<'a> {
             if stored_len == raw_len {
                 let copied = self
                     .reader
-                    .copy_piece(self.chunk, ordinal, piece, offset, dst);
+                    .copy_piece(self.chunk, ordinal, piece, offset, dst, cold);
                 scratch.counts.add(reading, stored_len, raw_len);
                 return copied;
             }
@@ -260,8 +261,10 @@ impl<'a> Job<'a> {
         };
         let undo = undo.filter(|undo| self.has_whole_units(span, undo.unit));
         let mut first_run = first_run;
-        let mut steps = self.steps(span, undo).peekable();
-        while let Some(step) = steps.next() {
+        let mut steps = self.steps(span, undo);
+        let mut following = steps.next();
+        while let Some(step) = following {
+            following = steps.next();
             first_run = self.first_run(&step, first_run);
             let Some(run) = self.runs.get(first_run) else {
                 break;
@@ -272,7 +275,8 @@ impl<'a> Job<'a> {
             // Delivered codes of one plane are decoded while their slot is fetched, row by row. What is merged or dequantized
             // is not fetched: that was slower where slots are in the last cache, and elsewhere they are streamed.
             let in_place = plain && (planes.split.is_none() || !slots.is_cold());
-            let ahead = steps.peek().map(|next| {
+            let beside = following.as_ref().filter(|_| planes.split.is_none());
+            let ahead = beside.map(|next| {
                 let run = self.first_run(next, first_run);
                 let place = in_place.then(|| self.destination(next, run, slots));
                 Ahead {
@@ -294,18 +298,25 @@ impl<'a> Job<'a> {
             let mut slot = place.map(|(place, _)| place);
             source.ready(step.bytes.clone(), merged, to)?;
             let in_slot = slot.is_some() && !planes.filters.is_empty();
+            // Of what a filter makes, its buffer keeps what it looks back at.
+            let from = |i: usize| match undo.and_then(|undo| undo.filters.get(i)) {
+                Some(filter) if !filter.looks_back() => step.bytes.start,
+                _ => step.base,
+            };
+            let made = |i: usize| step.bytes.start - from(i)..step.bytes.end - from(i);
             for (i, spec) in planes.filters.iter().rev().enumerate() {
                 let (before, buffers) = unfiltered.split_at_mut(i);
-                let dst = match (&mut slot, buffers.first_mut()) {
-                    (Some(slot), _) if i + 1 == planes.filters.len() => &mut **slot,
+                let (first, dst) = match (&mut slot, buffers.first_mut()) {
+                    (Some(slot), _) if i + 1 == planes.filters.len() => (step.origin, &mut **slot),
                     (_, Some(buffer)) => {
-                        grow(buffer, raw_len);
-                        &mut buffer[step.base..step.bytes.end]
+                        let len = made(i).end;
+                        grow(buffer, len);
+                        (step.origin + (from(i) - step.base), &mut buffer[..len])
                     }
                     (_, None) => return Err(slot_bug()),
                 };
                 let src = match before.last() {
-                    Some(before) => before.get(step.bytes.clone()).ok_or_else(slot_bug)?,
+                    Some(before) => before.get(made(i - 1)).ok_or_else(slot_bug)?,
                     None => source.bytes(step.bytes.clone(), merged)?,
                 };
                 match undo.and_then(|undo| undo.filters.get(i)) {
@@ -313,12 +324,12 @@ impl<'a> Job<'a> {
                         let undo = Undo {
                             filter: filter.as_ref(),
                             bytes: step.bytes.clone(),
-                            first: step.origin,
+                            first,
                             dst,
                         };
                         source.undo(undo, ahead.as_ref(), merged)?;
                     }
-                    Some(filter) => filter.undo(step.origin, src, dst),
+                    Some(filter) => filter.undo(first, src, dst),
                     None => spec.filter()?.undo(*spec, &layout, src, dst),
                 }
             }
@@ -327,13 +338,14 @@ impl<'a> Job<'a> {
             }
             let codes = match planes.filters.len().checked_sub(1) {
                 Some(last) => {
-                    let values = unfiltered.get(last).and_then(|b| b.get(step.bytes.clone()));
+                    let values = unfiltered.get(last).and_then(|b| b.get(made(last)));
                     values.ok_or_else(slot_bug)?
                 }
                 None => source.bytes(step.bytes.clone(), merged)?,
             };
             let decoded = Decoded {
                 codes,
+                in_file: direct && stored_len == raw_len,
                 scales,
                 prefix,
                 patches,
@@ -344,6 +356,7 @@ impl<'a> Job<'a> {
     }
 
     /// The run of the first sample of a step, which is `from` or after it.
+    #[inline(always)]
     fn first_run(&self, step: &Step, from: usize) -> usize {
         let runs = self.runs.iter().enumerate().skip(from);
         let mut later = runs.skip_while(|(_, run)| run.end() <= step.rows.start);
@@ -351,6 +364,7 @@ impl<'a> Job<'a> {
     }
 
     /// Where the samples of a step go, of which `done` bytes come before the step, if all of them go to run `i`.
+    #[inline(always)]
     fn destination<'s>(
         &self,
         step: &Step,
@@ -557,11 +571,7 @@ impl<'a> Job<'a> {
             let dst = dst
                 .get_mut(start..start + values.len())
                 .ok_or_else(slot_bug)?;
-            if cold && values.len() >= stream::MIN {
-                stream::copy(values, dst);
-            } else {
-                dst.copy_from_slice(values);
-            }
+            stream::copy(values, dst, cold);
         }
         Ok(())
     }
@@ -602,10 +612,10 @@ impl<'a> Job<'a> {
             .ok_or_else(slot_bug)?;
         let codes = codes.ok_or_else(slot_bug)?;
         if self.plain && decoded.patches.indices.is_empty() && codes.len() == dst.len() {
-            if cold && dst.len() >= stream::MIN {
-                stream::copy(codes, dst);
+            if decoded.in_file {
+                stream::copy_on(codes, dst, cold);
             } else {
-                dst.copy_from_slice(codes);
+                stream::copy(codes, dst, cold);
             }
             return Ok(());
         }
@@ -622,7 +632,7 @@ impl<'a> Job<'a> {
             grow(staging, dst.len());
             let staged = &mut staging[..dst.len()];
             self.deliver(&block, global, decoded.patches, staged)?;
-            stream::copy(staged, dst);
+            stream::copy(staged, dst, cold);
             return Ok(());
         }
         self.deliver(&block, global, decoded.patches, dst)
@@ -984,6 +994,8 @@ impl<'a> Job<'a> {
 /// A decoded step and what belongs to it.
 struct Decoded<'a> {
     codes: &'a [u8],
+    /// The codes are those of the file, where those of the next step follow.
+    in_file: bool,
     scales: &'a Scales,
     prefix: &'a [Before],
     patches: &'a Patches,

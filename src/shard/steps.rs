@@ -76,6 +76,9 @@ pub(super) struct Steps {
 impl Iterator for Steps {
     type Item = Step;
 
+    // Inlined, as what takes a step apart: put together in memory, it would be read back in other sizes than it was written
+    // in, which waits until all stores before have reached the caches.
+    #[inline(always)]
     fn next(&mut self) -> Option<Step> {
         if self.rows.is_empty() {
             return None;

@@ -134,11 +134,7 @@ impl FieldChunk<'_> {
                             .in_file(self.shard.path())
                             .in_field(field.name())
                     })?;
-                    if cold && src.len() >= stream::MIN {
-                        stream::copy(src, dst);
-                    } else {
-                        dst.copy_from_slice(src);
-                    }
+                    stream::copy(src, dst, cold);
                 }
             }
             at = end;
