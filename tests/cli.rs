@@ -559,17 +559,25 @@ fn hostile_arrays_get_one_line_and_leave_nothing() -> TestResult {
         cli.write(&file, bytes)?;
         let message = cli.fails(*code, &["convert", &file, "out"])?;
         assert!(message.contains(&file), "{message}");
+        // An array is no shard.
+        assert!(!message.contains("tensorshard"), "{message}");
+        assert!(
+            *code != 1 || message.contains("write the array again"),
+            "{message}"
+        );
         assert!(!cli.path("out").exists(), "{name}");
         // One bad file in a folder, after good ones.
         if *name != "no_axis" {
             cli.write("mixed/a.npy", &good)?;
             cli.write("mixed/b.npy", bytes)?;
-            cli.fails(*code, &["convert", "mixed", "out"])?;
+            let message = cli.fails(*code, &["convert", "mixed", "out"])?;
+            assert!(!message.contains("tensorshard"), "{message}");
             assert!(!cli.path("out").exists(), "{name}");
         }
     }
     cli.write("bad.npz", b"PK\x03\x04 and then nothing")?;
-    cli.fails(1, &["convert", "bad.npz", "out"])?;
+    let message = cli.fails(1, &["convert", "bad.npz", "out"])?;
+    assert!(message.contains("write the array again"), "{message}");
     cli.write("data.csv", b"1,2,3")?;
     cli.fails(4, &["convert", "data.csv", "out"])?;
     cli.fails(3, &["convert", "missing.npy", "out"])?;

@@ -63,8 +63,10 @@ impl Ends {
 }
 
 fn read_header(storage: &dyn Storage, scratch: &mut Vec<u8>) -> Result<(ShardHeader, Schema)> {
-    let len = ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, scratch)?)?;
-    let (header, schema, _) = ShardHeader::parse(storage.read(0..len, scratch)?)?;
+    let fixed = storage.read(0..HEADER_FIXED as u64, scratch)?;
+    let len = ShardHeader::parse_len(fixed).map_err(|e| e.within(0))?;
+    let bytes = storage.read(0..len, scratch)?;
+    let (header, schema, _) = ShardHeader::parse(bytes).map_err(|e| e.within(0))?;
     Ok((header, schema))
 }
 
