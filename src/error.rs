@@ -335,6 +335,42 @@ impl Error {
     }
 }
 
+/// What to do about an error of the system. Errors that this crate words say it themselves.
+fn io_hint(source: &io::Error) -> &'static str {
+    if source.raw_os_error().is_none() {
+        return "";
+    }
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            "; check the path"
+        }
+        io::ErrorKind::PermissionDenied => "; check the permissions of the file and its folders",
+        io::ErrorKind::ReadOnlyFilesystem => "; write elsewhere",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room, or write elsewhere"
+        }
+        _ => unnamed_hint(source),
+    }
+}
+
+/// The same for errors that have no kind of a stable name.
+#[cfg(unix)]
+fn unnamed_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ELOOP) => "; check the path, a link leads back to itself",
+        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (`ulimit -n`)",
+        Some(libc::EIO) => {
+            "; the disk may be failing: read the system's log, and copy what can be read elsewhere"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(not(unix))]
+fn unnamed_hint(_: &io::Error) -> &'static str {
+    ""
+}
+
 /// What a panic said.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     payload
@@ -370,8 +406,15 @@ impl fmt::Display for Error {
         let location = &self.0.location;
         match &self.0.kind {
             ErrorKind::Io { op, source } => match (&location.path, location.chunk) {
-                (Some(path), None) => write!(f, "cannot {op} {}: {source}", path.display()),
-                _ => write!(f, "cannot {op}{location}: {source}"),
+                (Some(path), None) => {
+                    write!(
+                        f,
+                        "cannot {op} {}: {source}{}",
+                        path.display(),
+                        io_hint(source)
+                    )
+                }
+                _ => write!(f, "cannot {op}{location}: {source}{}", io_hint(source)),
             },
             ErrorKind::Corrupt {
                 what,

@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -718,6 +720,78 @@ fn damage_is_found_and_told_by_the_exit_code() -> TestResult {
         b"something else entirely, long enough for a header and more",
     )?;
     cli.fails(1, &["verify", "other.tshard"])?;
+    Ok(())
+}
+
+/// What is no regular file, in place of a shard, of the manifest or of the dataset, is named, and has the exit code of
+/// I/O with every verb.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_read_exits_with_3() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[100, 50], 1))?;
+    cli.ok(&["convert", "a.npy", "good"])?;
+    let shard = shard_of(&cli, "good")?;
+    let shard = shard.file_name().ok_or("no name")?.to_string_lossy();
+    let things: [(&str, &[&str]); 4] = [
+        ("a pipe", &["mkfifo"]),
+        ("a folder", &["mkdir"]),
+        ("a device", &["ln", "-s", "/dev/zero"]),
+        ("symbolic links", &["ln", "-s", "loop"]),
+    ];
+    for (what, make) in things {
+        for target in [&*shard, "manifest.tsm", ""] {
+            let path = cli.path("d");
+            fs::create_dir(&path)?;
+            if target.is_empty() {
+                fs::remove_dir(&path)?;
+            } else {
+                for name in cli.names("good")?.iter().filter(|name| *name != target) {
+                    fs::copy(cli.path("good").join(name), path.join(name))?;
+                }
+            }
+            let place = if target.is_empty() {
+                path.clone()
+            } else {
+                path.join(target)
+            };
+            symlink("loop", place.with_file_name("loop"))?;
+            let mut command = Command::new(make[0]);
+            assert!(command.args(&make[1..]).arg(&place).status()?.success());
+            // An empty folder is no pipe, but no dataset either.
+            let what = if target.is_empty() && what == "a folder" {
+                "manifest.tsm"
+            } else {
+                what
+            };
+            for args in [
+                &["inspect", "d"][..],
+                &["cat", "d"],
+                &["export", "d", "out"],
+            ] {
+                let message = cli.fails(3, args)?;
+                assert!(message.contains(what), "{args:?}: {message}");
+            }
+            let output = cli.run(&["verify", "d"])?;
+            assert_eq!(output.status.code(), Some(3), "{what} for {target:?}");
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(what), "{said}");
+            assert!(!cli.path("out").exists());
+            if target.is_empty() {
+                cli.fails(
+                    if what == "manifest.tsm" { 1 } else { 3 },
+                    &["salvage", "d", "out"],
+                )?;
+            }
+            fs::remove_file(place.with_file_name("loop"))?;
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
     Ok(())
 }
 

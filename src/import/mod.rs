@@ -123,8 +123,8 @@ const DEFAULT_FIELD: &str = "data";
 /// samples of one field `data`, in the order of their names, with the file stems as keys.
 ///
 /// # Errors
-/// `Io`, `Corrupt`, `LimitExceeded` and `Unsupported` as the file deserves; `InvalidArgument` for a folder without
-/// `.npy` files, an archive without arrays, and for what is not a regular file or folder.
+/// `Io`, `Corrupt`, `LimitExceeded` and `Unsupported` as the file deserves, `Io` also for what is not a regular file or
+/// folder; `InvalidArgument` for a folder without `.npy` files and an archive without arrays.
 pub fn open(path: &Path, options: &ImportOptions) -> Result<Input> {
     open_any(path, options).map_err(Error::of_array)
 }
