@@ -796,6 +796,26 @@ fn what_cannot_be_read_exits_with_3() -> TestResult {
 }
 
 #[test]
+fn a_merge_that_fails_leaves_nothing() -> TestResult {
+    let cli = Cli::new()?;
+    for part in ["a", "b"] {
+        let file = format!("{part}.npy");
+        cli.write(&file, &f32_npy(&[100, 50], 1))?;
+        cli.ok(&["convert", "--field", &format!("x={file}"), part])?;
+    }
+    fs::remove_file(shard_of(&cli, "b")?)?;
+    cli.fails(3, &["merge", "a", "b", "out"])?;
+    cli.fails(3, &["merge", "a", "b", "new/deep/out"])?;
+    fs::create_dir(cli.path("there"))?;
+    cli.write("there/mine", b"x")?;
+    cli.fails(3, &["merge", "a", "b", "there"])?;
+    assert_eq!(cli.names("there")?, ["mine"]);
+    assert_eq!(cli.names(".")?, ["a", "a.npy", "b", "b.npy", "there"]);
+    cli.ok(&["verify", "a"])?;
+    Ok(())
+}
+
+#[test]
 fn bench_prints_its_keys() -> TestResult {
     let cli = Cli::new()?;
     cli.write("a.npy", &f32_npy(&[2000, 64], 1))?;

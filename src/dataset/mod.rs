@@ -6,6 +6,7 @@ mod crash_tests;
 mod field_spec;
 mod inspect;
 mod lengths;
+mod made;
 mod merge;
 mod metadata;
 mod output;
