@@ -64,6 +64,25 @@ impl ShardHeader {
         Ok(header_len)
     }
 
+    /// True if the checksum of a header holds that is laid out as this version's, whatever version it names: `fixed` are
+    /// its first [`HEADER_FIXED`] bytes, `read` reads as many as it has.
+    pub(crate) fn checksum_holds<'a>(
+        fixed: [u8; HEADER_FIXED],
+        read: impl FnOnce(u64) -> Result<&'a [u8]>,
+    ) -> bool {
+        let mut c = Cursor::new(&fixed, "shard header");
+        let checked = c.take(12).and_then(|_| c.u32()).and_then(|header_len| {
+            let bytes = read(u64::from(header_len))?;
+            let shard_id = c.take(8).and_then(|_| c.array())?;
+            let Some((body, tail)) = bytes.split_last_chunk::<4>() else {
+                return Err(Error::corrupt("header_len", "at least 68", bytes.len()));
+            };
+            let expected = checksum(&Context::structure(shard_id, SHARD_HEADER), body);
+            expect_checksum("checksum", expected, u32::from_le_bytes(*tail))
+        });
+        checked.is_ok()
+    }
+
     /// Parses `header_len` bytes. Returns the header, its schema and its stored checksum.
     pub(crate) fn parse(bytes: &[u8]) -> Result<(Self, Schema, u32)> {
         let header_len = Self::parse_len(bytes)?;
