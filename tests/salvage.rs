@@ -540,6 +540,21 @@ fn a_damaged_shard_under_the_name_of_another_is_salvaged() -> Result<()> {
     Ok(())
 }
 
+/// Holes are passed over, where the system tells of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sparse_file_takes_no_time() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(1 << 35).unwrap();
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert_eq!(report.num_samples, 100);
+    Ok(())
+}
+
 /// Found by fuzzing: the chunks in between were looked at one by one.
 #[test]
 fn a_forged_chunk_that_says_it_is_far_away_takes_no_time() -> Result<()> {

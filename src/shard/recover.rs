@@ -207,7 +207,12 @@ impl Scan {
         let mut at = self.at;
         // Smaller where a block cannot be read.
         let mut block = BLOCK;
-        while at.saturating_add(overlap) < storage.len() {
+        loop {
+            // Holes of a sparse file are zeros, which no magic has.
+            at = storage.next_data(at);
+            if at.saturating_add(overlap) >= storage.len() {
+                return None;
+            }
             let end = storage.len().min(at + block + overlap);
             let Ok(bytes) = storage.read(at..end, io) else {
                 if block == BLOCK {
@@ -228,7 +233,6 @@ impl Scan {
                 block = BLOCK;
             }
         }
-        None
     }
 }
 

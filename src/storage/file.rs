@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::fault;
 
-use super::{Sink, Storage, check_range, record};
+use super::{Sink, Storage, check_range, holes, record};
 
 /// A file read by position.
 #[derive(Debug)]
@@ -125,6 +125,11 @@ impl Storage for FileStorage {
         let range = offset..offset.saturating_add(dst.len() as u64);
         check_range(&self.path, self.len, &range)?;
         self.read_exact_at(dst, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        holes::next_data(&self.file, offset)
+            .map_or(offset, |at| at.clamp(offset, self.len.max(offset)))
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {
