@@ -815,6 +815,63 @@ fn a_merge_that_fails_leaves_nothing() -> TestResult {
     Ok(())
 }
 
+/// Programs read why a verb failed from stdout; people still read it from stderr.
+#[test]
+fn failures_are_json_as_well() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[1000, 50], 1))?;
+    cli.write("bad.npy", b"no array")?;
+    cli.ok(&["convert", "a.npy", "out", "--chunk-size", "20KiB"])?;
+    let shard = shard_of(&cli, "out")?;
+    let middle = fs::read(&shard)?.len() / 2;
+    flip(&shard, middle)?;
+    let error = |code: i32, kind: &str, args: &[&str]| -> Result<Value, Box<dyn Error>> {
+        let output = cli.run(args)?;
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        let stdout = String::from_utf8(output.stdout)?;
+        let last = stdout.lines().last().ok_or("nothing on stdout")?;
+        let value: Value = serde_json::from_str(last)?;
+        let error = value["error"].clone();
+        assert_eq!(error["kind"], kind, "{args:?}: {value}");
+        assert_eq!(error["exit_code"], code, "{args:?}: {value}");
+        let message = error["message"].as_str().ok_or("no message")?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+        Ok(error)
+    };
+    let shard = shard.to_string_lossy();
+    for args in [
+        &["cat", "out", "--json"][..],
+        &["export", "out", "x.npy", "--json"],
+        &["bench", "out", "--json"],
+    ] {
+        let error = error(1, "corrupt", args)?;
+        let path = error["path"].as_str().ok_or("no path")?;
+        assert!(shard.ends_with(path), "{path}");
+        assert_eq!(error["field"], "a");
+        assert!(
+            error["chunk"].is_u64() && error["offset"].is_u64(),
+            "{error}"
+        );
+    }
+    error(3, "io", &["inspect", "nothing", "--json"])?;
+    error(3, "io", &["verify", "nothing", "--json"])?;
+    error(3, "io", &["merge", "nothing", "x", "--json"])?;
+    error(3, "io", &["salvage", "nothing", "x", "--json"])?;
+    error(2, "invalid_argument", &["salvage", "out", "out", "--json"])?;
+    error(1, "corrupt", &["convert", "bad.npy", "x", "--json"])?;
+    error(2, "usage", &["advise", "--frob", "--json"])?;
+    error(2, "usage", &["frobnicate", "--json"])?;
+    // What verify finds has the same keys, and is no failure of the verb.
+    let output = cli.run(&["verify", "out", "--json"])?;
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["damage"][0]["kind"], "corrupt");
+    assert_eq!(value["error"], Value::Null);
+    // Without --json, stdout is for results.
+    assert_eq!(cli.run(&["inspect", "nothing"])?.stdout, b"");
+    Ok(())
+}
+
 #[test]
 fn bench_prints_its_keys() -> TestResult {
     let cli = Cli::new()?;
