@@ -873,6 +873,117 @@ fn failures_are_json_as_well() -> TestResult {
 }
 
 #[test]
+fn damaged_chunks_are_skipped_if_asked_for() -> TestResult {
+    let cli = Cli::new()?;
+    let a = f32_npy(&[1000, 50], 1);
+    cli.write("a.npy", &a)?;
+    cli.write("label.npy", &i64_npy(1000))?;
+    cli.ok(&[
+        "convert",
+        "--field",
+        "a=a.npy",
+        "--field",
+        "label=label.npy",
+        "out",
+        "--chunk-size",
+        "20KiB",
+        "--codec",
+        "none",
+    ])?;
+    let skip = |args: &[&str]| -> Result<Output, Box<dyn Error>> {
+        Ok(cli.run(&[args, &["--damaged", "skip"]].concat())?)
+    };
+    // Nothing is damaged yet.
+    assert_eq!(
+        skip(&["export", "out", "all.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(0)
+    );
+    assert_eq!(cli.read("all.npy")?, a);
+    let shard = shard_of(&cli, "out")?;
+    let middle = fs::read(&shard)?.len() / 2;
+    flip(&shard, middle)?;
+    let report = cli.run(&["verify", "out", "--json"])?;
+    let report: Value = serde_json::from_slice(&report.stdout)?;
+    let intact = report["intact_samples"].as_u64().ok_or("no count")?;
+    assert_eq!(report["damage"][0]["field"], "a");
+
+    let output = skip(&["export", "out", "some.npz", "--json"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["num_samples"], intact);
+    let samples = &value["skipped"][0]["samples"];
+    let from = usize::try_from(samples[0].as_u64().ok_or("no first")?)?;
+    let to = usize::try_from(samples[1].as_u64().ok_or("no last")?)?;
+    assert_eq!(1000 - (to - from) as u64, intact);
+    let stderr = String::from_utf8(output.stderr)?;
+    assert!(
+        stderr.starts_with(&format!(
+            "skipped: samples {from} to {}: wrong checksum",
+            to - 1
+        )),
+        "{stderr}"
+    );
+    // The fields stay aligned, although only one is damaged.
+    cli.ok(&["convert", "some.npz", "again"])?;
+    cli.ok(&["export", "again", "label2.npy", "--fields", "label"])?;
+    let labels: Vec<i64> = (0..1000i64)
+        .filter(|i| !(from..to).contains(&usize::try_from(*i).unwrap_or(0)))
+        .map(|i| i % 10)
+        .collect();
+    let expected = npy("<i8", &[labels.len()], &to_le_bytes(&labels));
+    assert_eq!(cli.read("label2.npy")?, expected);
+    let all = f32_values(&a);
+    let kept = [&all[..from * 50], &all[to * 50..]].concat();
+    assert_eq!(
+        skip(&["export", "out", "a2.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(f32_values(&cli.read("a2.npy")?), kept);
+    // A range, by number; and one that has no damage.
+    let (first, last) = (from - 1, to + 1);
+    let range = format!("{first}..{last}");
+    let output = skip(&[
+        "export", "out", "folder", "--fields", "label", "--range", &range,
+    ])?;
+    assert_eq!(output.status.code(), Some(0), "the labels are intact");
+    let output = skip(&["export", "out", "a", "--fields", "a", "--range", &range])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        cli.names("a")?,
+        [format!("{first:03}.npy"), format!("{to:03}.npy")]
+    );
+    let output = skip(&["cat", "out", "--range", &range, "--json", "--limit", "1"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> = String::from_utf8(output.stdout)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[1]["sample"], to);
+    assert_eq!(lines[2]["skipped"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        skip(&["cat", "out", "--range", "0..1"])?.status.code(),
+        Some(0)
+    );
+    // A damaged header leaves nothing of the shard; a missing shard is no damage.
+    flip(&shard, 40)?;
+    assert_eq!(
+        skip(&["export", "out", "none.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(f32_values(&cli.read("none.npy")?), [0f32; 0]);
+    fs::remove_file(&shard)?;
+    assert_eq!(skip(&["cat", "out"])?.status.code(), Some(3));
+    Ok(())
+}
+
+#[test]
 fn bench_prints_its_keys() -> TestResult {
     let cli = Cli::new()?;
     cli.write("a.npy", &f32_npy(&[2000, 64], 1))?;

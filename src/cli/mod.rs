@@ -8,6 +8,7 @@ mod advise;
 mod bench;
 mod cat;
 mod convert;
+mod damaged;
 mod demo;
 mod encodings;
 mod export;
