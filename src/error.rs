@@ -31,6 +31,8 @@ enum Origin {
     Dataset,
     /// An array's that is to be imported.
     Array,
+    /// A saved [`crate::Bitmap`]'s.
+    Bitmap,
 }
 
 /// What went wrong.
@@ -255,6 +257,12 @@ impl Error {
         self
     }
 
+    /// The bytes are those of a saved [`crate::Bitmap`].
+    pub(crate) fn of_bitmap(mut self) -> Self {
+        self.0.origin = Origin::Bitmap;
+        self
+    }
+
     /// What to do about wrong bytes.
     fn next_step(&self) -> &'static str {
         let what = match &self.0.kind {
@@ -268,6 +276,7 @@ impl Error {
             (Origin::Array, _) => {
                 "the file is damaged or not complete: compare it with its source, or write the array again"
             }
+            (Origin::Bitmap, _) => "this is no saved bitmap, or it is damaged: make it again",
             (Origin::Dataset, MAGIC_OF_SHARD | MAGIC_OF_MANIFEST) => {
                 "this is no tensorshard file, or it is damaged: check the path, or recover what is intact with `tensorshard salvage DATASET OUT`"
             }

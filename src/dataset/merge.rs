@@ -55,7 +55,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
     for part in &parts {
         if part.manifest().schema_bytes != schema_bytes {
             return Err(Error::invalid(format!(
-                "its fields differ from those of {} (name, dtype, shape, encoding or static scales)",
+                "its fields differ from those of {} (name, dtype, shape, encoding or static scales); write the part again with those",
                 first.path().display()
             ))
             .in_file(part.path()));
@@ -63,10 +63,11 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         metadata.add(part.metadata(), part.tool_metadata());
         for record in part.shard_records()? {
             if !seen.insert(record.shard_id) {
-                return Err(
-                    Error::invalid(format!("shard {} occurs twice", record.shard_id))
-                        .in_file(part.path()),
-                );
+                return Err(Error::invalid(format!(
+                    "shard {} occurs twice; name each part once",
+                    record.shard_id
+                ))
+                .in_file(part.path()));
             }
             let folder = if part.path().is_file() {
                 part.path().parent().unwrap_or(Path::new(""))

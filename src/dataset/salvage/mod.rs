@@ -237,9 +237,10 @@ fn check_out(source: &Path, out: &Path) -> Result<()> {
         folder = storage::parent(source);
     }
     if real(out)?.starts_with(real(folder)?) {
-        return Err(
-            Error::invalid("this is in the damaged dataset, which stays as it is").in_file(out),
-        );
+        return Err(Error::invalid(
+            "this is in the damaged dataset, which stays as it is; choose another folder",
+        )
+        .in_file(out));
     }
     let taken = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_some(),
@@ -352,9 +353,10 @@ impl Work {
         if let Some((header, _)) = &ends.header
             && header.schema_bytes != self.schema.1
         {
-            return Err(
-                Error::invalid("its fields are not those of the dataset").in_file(&source.path)
-            );
+            return Err(Error::invalid(
+                "its fields are not those of the dataset; salvage the file on its own",
+            )
+            .in_file(&source.path));
         }
         let shard_id = ends.shard_id().or(source.named_id());
         let Some(shard_id) = shard_id else {
