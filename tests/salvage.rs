@@ -430,7 +430,7 @@ fn no_byte_of_a_header_loses_a_chunk() -> Result<()> {
     let original = fs::read(file).unwrap();
     let header_len = usize::try_from(u32::from_le_bytes(original[12..16].try_into().unwrap()));
     let header_len = header_len.unwrap();
-    for at in (0..24).chain((24..header_len).step_by(7)) {
+    for at in (0..24).chain((24..header_len).step_by(31)) {
         let mut bytes = original.clone();
         bytes[at] ^= 0x11;
         fs::write(file, bytes).unwrap();
@@ -506,6 +506,46 @@ fn a_whole_copy_is_taken_once_in_place_of_a_damaged_shard() -> Result<()> {
     // Without a manifest as well.
     fs::remove_file(path.join("manifest.tsm")).unwrap();
     finds_all("unlisted")
+}
+
+/// Of two damaged copies, every chunk that one of them has, once.
+#[test]
+fn damaged_copies_of_a_shard_make_up_for_each_other() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let original = dataset(&folder.path().join("original"))?;
+    let all = original.get_many(&(0..100).collect::<Vec<_>>())?;
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let whole = fs::read(file).unwrap();
+    let damage = |name: &str, at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(path.join(name), bytes).unwrap();
+    };
+    let middle = whole.len() / 2;
+    damage(&file.file_name().unwrap().to_string_lossy(), middle);
+    // The same damage twice: what is lost is lost, what is there is there once.
+    damage("a.tshard", middle);
+    let report = salvage(&path, folder.path().join("same"), Unlisted::Include)?;
+    assert_eq!(report.num_samples, 92);
+    assert_eq!(
+        found_in(&original, &Dataset::open(&report.path)?)?.len(),
+        92
+    );
+    // Another: everything is there, where the shard was.
+    damage("a.tshard", 1000);
+    let report = salvage(&path, folder.path().join("other"), Unlisted::Include)?;
+    assert_eq!(report.num_samples, 100);
+    let salvaged = Dataset::open(&report.path)?;
+    assert!(salvaged.verify(&|_| ()).is_intact());
+    for i in 0..100 {
+        let sample = salvaged.get(i)?;
+        assert!(all.iter().any(|other| other.same_values(&sample)), "{i}");
+    }
+    let last = usize::try_from(report.num_samples - 1).unwrap();
+    assert!(salvaged.get(99)?.same_values(&all[last]));
+    Ok(())
 }
 
 /// A damaged shard under the name of another, which is whole elsewhere, is salvaged as what it is.

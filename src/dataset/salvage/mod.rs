@@ -2,7 +2,7 @@
 
 mod files;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -116,7 +116,8 @@ impl SalvageReport {
 ///
 /// Shards come in the order of the manifest, whatever their names; others after them, by the time of their last change,
 /// then by name: without a manifest, a copy that did not keep times has another order. An intact shard that is there
-/// twice is taken once, and in place of a damaged one with its id. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
+/// twice is taken once, and in place of a damaged one with its id; a chunk that several damaged copies of
+/// a shard have is taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
 /// is copied; of another, the intact chunks go to a new shard, so that samples move up.
 ///
 /// # Errors
@@ -136,6 +137,7 @@ pub fn salvage(
         schema,
         listed: sources.listed()?,
         records: Vec::new(),
+        taken: HashSet::new(),
         scratch: Scratch::default(),
     };
     let mut reports = Vec::new();
@@ -302,6 +304,8 @@ struct Work {
     /// The shards of the new dataset, with what they are ordered by: their first sample in the damaged one, and their
     /// place among the files.
     records: Vec<((u64, u64), ShardRecord)>,
+    /// Chunks of damaged shards that are in them: the shard, the ordinal, and the checksum of the header.
+    taken: HashSet<(ShardId, u64, u32)>,
     scratch: Scratch,
 }
 
@@ -386,10 +390,10 @@ impl Work {
             return Ok(false);
         }
         let unsupported = ends.unsupported.take();
-        self.salvage_chunks(place, &source, storage, shard_id, &ends, report)?;
+        let is_new = self.salvage_chunks(place, &source, storage, shard_id, &ends, report)?;
         match unsupported {
-            Some(error) if report.salvaged_chunks == 0 => Err(error),
-            _ => Ok(true),
+            Some(error) if is_new && report.salvaged_chunks == 0 => Err(error),
+            _ => Ok(is_new),
         }
     }
 
@@ -472,7 +476,7 @@ impl Work {
         Ok(())
     }
 
-    /// Finds the intact chunks, and writes them to a new shard.
+    /// Finds the intact chunks, and writes them to a new shard. False if other files had them all.
     fn salvage_chunks(
         &mut self,
         place: u64,
@@ -481,7 +485,7 @@ impl Work {
         shard_id: ShardId,
         ends: &Ends,
         report: &mut SalvagedShard,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let file_len = storage.len();
         let mut scan = Scan::new(storage, shard_id, ends, &self.schema.0, &self.schema.1)?;
         let mut intact: Vec<Intact> = Vec::new();
@@ -542,14 +546,17 @@ impl Work {
             report,
         );
         if intact.is_empty() {
-            return Ok(());
+            return Ok(true);
+        }
+        // What another damaged copy has is taken once.
+        intact.retain(|chunk| {
+            let taken = (shard_id, chunk.number, chunk.entry.header_crc);
+            self.taken.insert(taken)
+        });
+        if intact.is_empty() {
+            return Ok(false);
         }
         let new_id = derived_id(shard_id, &intact);
-        // Of a copy that lacks the same chunks.
-        if self.has(new_id) {
-            report.new_file_name = Some(new_id.file_name());
-            return Ok(());
-        }
         let sink = FileSink::create(self.made.file(&new_id.file_name()))?;
         let header = recover::header_like(scan.reader(), new_id, per_chunk);
         let mut writer = ShardFileWriter::create(sink, &header)?;
@@ -570,9 +577,12 @@ impl Work {
         report.new_file_name = Some(new_id.file_name());
         report.salvaged_samples = record.num_samples;
         report.salvaged_chunks = intact.len() as u64;
-        let first_sample = report.first_sample.unwrap_or(u64::MAX);
+        // Beside what is listed of the shard, also from a copy that is not.
+        let mut listed = self.listed.iter();
+        let listed = listed.find(|listed| listed.shard_id == shard_id);
+        let first_sample = listed.map_or(u64::MAX, |listed| listed.first_sample);
         self.records.push(((first_sample, place), record));
-        Ok(())
+        Ok(true)
     }
 }
 
