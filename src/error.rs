@@ -5,6 +5,13 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// What is wrong with a file that is of another kind.
+pub(crate) const MAGIC_OF_SHARD: &str = "magic of the shard";
+pub(crate) const MAGIC_OF_MANIFEST: &str = "magic of the manifest";
+pub(crate) const MAGIC_OF_NPY: &str = "magic of the .npy file";
+/// What is wrong with a shard that does not end as it should.
+pub(crate) const MAGIC_OF_FOOTER: &str = "magic of the footer";
+
 /// The result of every fallible call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -14,6 +21,18 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     location: Location,
+    origin: Origin,
+}
+
+/// Whose bytes are wrong: it decides what to do about them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A dataset's.
+    Dataset,
+    /// An array's that is to be imported.
+    Array,
+    /// A saved [`crate::Bitmap`]'s.
+    Bitmap,
 }
 
 /// What went wrong.
@@ -114,6 +133,7 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             location: Location::default(),
+            origin: Origin::Dataset,
         }))
     }
 
@@ -224,6 +244,51 @@ impl Error {
         self
     }
 
+    /// Turns the offset in a structure, or none, to one in the file where the structure starts at `start`.
+    pub(crate) fn within(mut self, start: u64) -> Self {
+        let offset = self.0.location.offset.unwrap_or(0);
+        self.0.location.offset = Some(start.saturating_add(offset));
+        self
+    }
+
+    /// The bytes are those of an array that is to be imported, not a dataset's.
+    pub(crate) fn of_array(mut self) -> Self {
+        self.0.origin = Origin::Array;
+        self
+    }
+
+    /// The bytes are those of a saved [`crate::Bitmap`].
+    pub(crate) fn of_bitmap(mut self) -> Self {
+        self.0.origin = Origin::Bitmap;
+        self
+    }
+
+    /// What to do about wrong bytes.
+    fn next_step(&self) -> &'static str {
+        let what = match &self.0.kind {
+            ErrorKind::Corrupt { what, .. } => what.as_ref(),
+            _ => "",
+        };
+        match (self.0.origin, what) {
+            (Origin::Array, MAGIC_OF_NPY) => {
+                "this is no .npy file, or it is damaged: check the path, or write the array again with numpy.save"
+            }
+            (Origin::Array, _) => {
+                "the file is damaged or not complete: compare it with its source, or write the array again"
+            }
+            (Origin::Bitmap, _) => "this is no saved bitmap, or it is damaged: make it again",
+            (Origin::Dataset, MAGIC_OF_SHARD | MAGIC_OF_MANIFEST) => {
+                "this is no tensorshard file, or it is damaged: check the path, or recover what is intact with `tensorshard salvage DATASET OUT`"
+            }
+            (Origin::Dataset, MAGIC_OF_FOOTER) => {
+                "the file is truncated, damaged or still being written: wait for its writer, restore it, or recover what is intact with `tensorshard salvage DATASET OUT`"
+            }
+            (Origin::Dataset, _) => {
+                "the file is damaged: restore it, or see all damage with `tensorshard verify DATASET` and recover what is intact with `tensorshard salvage DATASET OUT`"
+            }
+        }
+    }
+
     /// Shifts the sample index of an [`ErrorKind::Unrepresentable`], from an index in a block to one in the data.
     pub(crate) fn sample_offset(mut self, first: u64) -> Self {
         if let ErrorKind::Unrepresentable { sample, .. } = &mut self.0.kind {
@@ -279,6 +344,42 @@ impl Error {
     }
 }
 
+/// What to do about an error of the system. Errors that this crate words say it themselves.
+fn io_hint(source: &io::Error) -> &'static str {
+    if source.raw_os_error().is_none() {
+        return "";
+    }
+    match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
+            "; check the path"
+        }
+        io::ErrorKind::PermissionDenied => "; check the permissions of the file and its folders",
+        io::ErrorKind::ReadOnlyFilesystem => "; write elsewhere",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room, or write elsewhere"
+        }
+        _ => unnamed_hint(source),
+    }
+}
+
+/// The same for errors that have no kind of a stable name.
+#[cfg(unix)]
+fn unnamed_hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ELOOP) => "; check the path, a link leads back to itself",
+        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (`ulimit -n`)",
+        Some(libc::EIO) => {
+            "; the disk may be failing: read the system's log, and copy what can be read elsewhere"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(not(unix))]
+fn unnamed_hint(_: &io::Error) -> &'static str {
+    ""
+}
+
 /// What a panic said.
 pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     payload
@@ -314,30 +415,35 @@ impl fmt::Display for Error {
         let location = &self.0.location;
         match &self.0.kind {
             ErrorKind::Io { op, source } => match (&location.path, location.chunk) {
-                (Some(path), None) => write!(f, "cannot {op} {}: {source}", path.display()),
-                _ => write!(f, "cannot {op}{location}: {source}"),
+                (Some(path), None) => {
+                    write!(
+                        f,
+                        "cannot {op} {}: {source}{}",
+                        path.display(),
+                        io_hint(source)
+                    )
+                }
+                _ => write!(f, "cannot {op}{location}: {source}{}", io_hint(source)),
             },
-            ErrorKind::Corrupt {
-                what,
-                expected,
-                found,
-            } if what.starts_with("magic ") => write!(
-                f,
-                "wrong {what}{location}: expected {expected}, found {found}; this is no tensorshard file, or it is damaged"
-            ),
             ErrorKind::Corrupt {
                 what,
                 expected,
                 found,
             } => write!(
                 f,
-                "wrong {what}{location}: expected {expected}, found {found}; the file is damaged, restore it or run `tensorshard verify`"
+                "wrong {what}{location}: expected {expected}, found {found}; {}",
+                self.next_step()
             ),
             ErrorKind::LimitExceeded { what, limit, found } => {
                 write!(
                     f,
                     "{what} too large{location}: {found} is above the limit of {limit}"
-                )
+                )?;
+                // Limits are met by writers as well, which have damaged nothing.
+                match location.path {
+                    Some(_) => write!(f, "; {}", self.next_step()),
+                    None => Ok(()),
+                }
             }
             ErrorKind::Unsupported { what, hint } => {
                 write!(f, "unsupported {what}{location}: {hint}")
@@ -419,10 +525,43 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "wrong checksum in chunk 12 of train.tshard (field \"latent\", offset 81920): expected 1f3a, found 77c0; \
-             the file is damaged, restore it or run `tensorshard verify`"
+             the file is damaged: restore it, or see all damage with `tensorshard verify DATASET` and recover what is \
+             intact with `tensorshard salvage DATASET OUT`"
         );
         assert!(error.is_corrupt());
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn next_step_fits_what_the_file_is() {
+        let step = |what: &'static str| Error::corrupt(what, 1, 2).in_file("x");
+        let text = step("checksum of a piece").to_string();
+        assert!(text.contains("tensorshard verify DATASET"), "{text}");
+        assert!(text.contains("tensorshard salvage DATASET OUT"), "{text}");
+        let text = step(MAGIC_OF_FOOTER).to_string();
+        assert!(text.contains("tensorshard salvage DATASET OUT"), "{text}");
+        assert!(step(MAGIC_OF_SHARD).to_string().contains("check the path"));
+        for what in [MAGIC_OF_NPY, "length of the array"] {
+            let text = step(what).of_array().to_string();
+            assert!(!text.contains("tensorshard"), "{text}");
+            assert!(text.contains("write the array again"), "{text}");
+        }
+        let limit = Error::limit("file", 1, 2);
+        assert!(!limit.to_string().contains("damaged"));
+        assert!(
+            limit
+                .in_file("x")
+                .to_string()
+                .contains("tensorshard salvage")
+        );
+    }
+
+    #[test]
+    fn offsets_in_a_structure_become_offsets_in_the_file() {
+        let wrong = || Error::corrupt("reserved bytes", 0, 1);
+        assert_eq!(wrong().within(400).location().offset, Some(400));
+        let nested = wrong().at_offset(8).within(64).within(400);
+        assert_eq!(nested.location().offset, Some(472));
     }
 
     #[test]

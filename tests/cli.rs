@@ -2,6 +2,8 @@
 
 use std::error::Error;
 use std::fs;
+#[cfg(target_os = "linux")]
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -559,17 +561,25 @@ fn hostile_arrays_get_one_line_and_leave_nothing() -> TestResult {
         cli.write(&file, bytes)?;
         let message = cli.fails(*code, &["convert", &file, "out"])?;
         assert!(message.contains(&file), "{message}");
+        // An array is no shard.
+        assert!(!message.contains("tensorshard"), "{message}");
+        assert!(
+            *code != 1 || message.contains("write the array again"),
+            "{message}"
+        );
         assert!(!cli.path("out").exists(), "{name}");
         // One bad file in a folder, after good ones.
         if *name != "no_axis" {
             cli.write("mixed/a.npy", &good)?;
             cli.write("mixed/b.npy", bytes)?;
-            cli.fails(*code, &["convert", "mixed", "out"])?;
+            let message = cli.fails(*code, &["convert", "mixed", "out"])?;
+            assert!(!message.contains("tensorshard"), "{message}");
             assert!(!cli.path("out").exists(), "{name}");
         }
     }
     cli.write("bad.npz", b"PK\x03\x04 and then nothing")?;
-    cli.fails(1, &["convert", "bad.npz", "out"])?;
+    let message = cli.fails(1, &["convert", "bad.npz", "out"])?;
+    assert!(message.contains("write the array again"), "{message}");
     cli.write("data.csv", b"1,2,3")?;
     cli.fails(4, &["convert", "data.csv", "out"])?;
     cli.fails(3, &["convert", "missing.npy", "out"])?;
@@ -710,6 +720,266 @@ fn damage_is_found_and_told_by_the_exit_code() -> TestResult {
         b"something else entirely, long enough for a header and more",
     )?;
     cli.fails(1, &["verify", "other.tshard"])?;
+    Ok(())
+}
+
+/// What is no regular file, in place of a shard, of the manifest or of the dataset, is named, and has the exit code of
+/// I/O with every verb.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_cannot_be_read_exits_with_3() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[100, 50], 1))?;
+    cli.ok(&["convert", "a.npy", "good"])?;
+    let shard = shard_of(&cli, "good")?;
+    let shard = shard.file_name().ok_or("no name")?.to_string_lossy();
+    let things: [(&str, &[&str]); 4] = [
+        ("a pipe", &["mkfifo"]),
+        ("a folder", &["mkdir"]),
+        ("a device", &["ln", "-s", "/dev/zero"]),
+        ("symbolic links", &["ln", "-s", "loop"]),
+    ];
+    for (what, make) in things {
+        for target in [&*shard, "manifest.tsm", ""] {
+            let path = cli.path("d");
+            fs::create_dir(&path)?;
+            if target.is_empty() {
+                fs::remove_dir(&path)?;
+            } else {
+                for name in cli.names("good")?.iter().filter(|name| *name != target) {
+                    fs::copy(cli.path("good").join(name), path.join(name))?;
+                }
+            }
+            let place = if target.is_empty() {
+                path.clone()
+            } else {
+                path.join(target)
+            };
+            symlink("loop", place.with_file_name("loop"))?;
+            let mut command = Command::new(make[0]);
+            assert!(command.args(&make[1..]).arg(&place).status()?.success());
+            // An empty folder is no pipe, but no dataset either.
+            let what = if target.is_empty() && what == "a folder" {
+                "manifest.tsm"
+            } else {
+                what
+            };
+            for args in [
+                &["inspect", "d"][..],
+                &["cat", "d"],
+                &["export", "d", "out"],
+            ] {
+                let message = cli.fails(3, args)?;
+                assert!(message.contains(what), "{args:?}: {message}");
+            }
+            let output = cli.run(&["verify", "d"])?;
+            assert_eq!(output.status.code(), Some(3), "{what} for {target:?}");
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            assert!(said.contains(what), "{said}");
+            assert!(!cli.path("out").exists());
+            if target.is_empty() {
+                cli.fails(
+                    if what == "manifest.tsm" { 1 } else { 3 },
+                    &["salvage", "d", "out"],
+                )?;
+            }
+            fs::remove_file(place.with_file_name("loop"))?;
+            if path.is_dir() {
+                fs::remove_dir_all(&path)?;
+            } else {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_merge_that_fails_leaves_nothing() -> TestResult {
+    let cli = Cli::new()?;
+    for part in ["a", "b"] {
+        let file = format!("{part}.npy");
+        cli.write(&file, &f32_npy(&[100, 50], 1))?;
+        cli.ok(&["convert", "--field", &format!("x={file}"), part])?;
+    }
+    fs::remove_file(shard_of(&cli, "b")?)?;
+    cli.fails(3, &["merge", "a", "b", "out"])?;
+    cli.fails(3, &["merge", "a", "b", "new/deep/out"])?;
+    fs::create_dir(cli.path("there"))?;
+    cli.write("there/mine", b"x")?;
+    cli.fails(3, &["merge", "a", "b", "there"])?;
+    assert_eq!(cli.names("there")?, ["mine"]);
+    assert_eq!(cli.names(".")?, ["a", "a.npy", "b", "b.npy", "there"]);
+    cli.ok(&["verify", "a"])?;
+    Ok(())
+}
+
+/// Programs read why a verb failed from stdout; people still read it from stderr.
+#[test]
+fn failures_are_json_as_well() -> TestResult {
+    let cli = Cli::new()?;
+    cli.write("a.npy", &f32_npy(&[1000, 50], 1))?;
+    cli.write("bad.npy", b"no array")?;
+    cli.ok(&["convert", "a.npy", "out", "--chunk-size", "20KiB"])?;
+    let shard = shard_of(&cli, "out")?;
+    let middle = fs::read(&shard)?.len() / 2;
+    flip(&shard, middle)?;
+    let error = |code: i32, kind: &str, args: &[&str]| -> Result<Value, Box<dyn Error>> {
+        let output = cli.run(args)?;
+        assert_eq!(output.status.code(), Some(code), "{args:?}");
+        let stdout = String::from_utf8(output.stdout)?;
+        let last = stdout.lines().last().ok_or("nothing on stdout")?;
+        let value: Value = serde_json::from_str(last)?;
+        let error = value["error"].clone();
+        assert_eq!(error["kind"], kind, "{args:?}: {value}");
+        assert_eq!(error["exit_code"], code, "{args:?}: {value}");
+        let message = error["message"].as_str().ok_or("no message")?;
+        let stderr = String::from_utf8(output.stderr)?;
+        assert!(stderr.contains(message), "{args:?}: {stderr}");
+        Ok(error)
+    };
+    let shard = shard.to_string_lossy();
+    for args in [
+        &["cat", "out", "--json"][..],
+        &["export", "out", "x.npy", "--json"],
+        &["bench", "out", "--json"],
+    ] {
+        let error = error(1, "corrupt", args)?;
+        let path = error["path"].as_str().ok_or("no path")?;
+        assert!(shard.ends_with(path), "{path}");
+        assert_eq!(error["field"], "a");
+        assert!(
+            error["chunk"].is_u64() && error["offset"].is_u64(),
+            "{error}"
+        );
+    }
+    error(3, "io", &["inspect", "nothing", "--json"])?;
+    error(3, "io", &["verify", "nothing", "--json"])?;
+    error(3, "io", &["merge", "nothing", "x", "--json"])?;
+    error(3, "io", &["salvage", "nothing", "x", "--json"])?;
+    error(2, "invalid_argument", &["salvage", "out", "out", "--json"])?;
+    error(1, "corrupt", &["convert", "bad.npy", "x", "--json"])?;
+    error(2, "usage", &["advise", "--frob", "--json"])?;
+    error(2, "usage", &["frobnicate", "--json"])?;
+    // What verify finds has the same keys, and is no failure of the verb.
+    let output = cli.run(&["verify", "out", "--json"])?;
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["damage"][0]["kind"], "corrupt");
+    assert_eq!(value["error"], Value::Null);
+    // Without --json, stdout is for results.
+    assert_eq!(cli.run(&["inspect", "nothing"])?.stdout, b"");
+    Ok(())
+}
+
+#[test]
+fn damaged_chunks_are_skipped_if_asked_for() -> TestResult {
+    let cli = Cli::new()?;
+    let a = f32_npy(&[1000, 50], 1);
+    cli.write("a.npy", &a)?;
+    cli.write("label.npy", &i64_npy(1000))?;
+    cli.ok(&[
+        "convert",
+        "--field",
+        "a=a.npy",
+        "--field",
+        "label=label.npy",
+        "out",
+        "--chunk-size",
+        "20KiB",
+        "--codec",
+        "none",
+    ])?;
+    let skip = |args: &[&str]| -> Result<Output, Box<dyn Error>> {
+        Ok(cli.run(&[args, &["--damaged", "skip"]].concat())?)
+    };
+    // Nothing is damaged yet.
+    assert_eq!(
+        skip(&["export", "out", "all.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(0)
+    );
+    assert_eq!(cli.read("all.npy")?, a);
+    let shard = shard_of(&cli, "out")?;
+    let middle = fs::read(&shard)?.len() / 2;
+    flip(&shard, middle)?;
+    let report = cli.run(&["verify", "out", "--json"])?;
+    let report: Value = serde_json::from_slice(&report.stdout)?;
+    let intact = report["intact_samples"].as_u64().ok_or("no count")?;
+    assert_eq!(report["damage"][0]["field"], "a");
+
+    let output = skip(&["export", "out", "some.npz", "--json"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let value: Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(value["num_samples"], intact);
+    let samples = &value["skipped"][0]["samples"];
+    let from = usize::try_from(samples[0].as_u64().ok_or("no first")?)?;
+    let to = usize::try_from(samples[1].as_u64().ok_or("no last")?)?;
+    assert_eq!(1000 - (to - from) as u64, intact);
+    let stderr = String::from_utf8(output.stderr)?;
+    assert!(
+        stderr.starts_with(&format!(
+            "skipped: samples {from} to {}: wrong checksum",
+            to - 1
+        )),
+        "{stderr}"
+    );
+    // The fields stay aligned, although only one is damaged.
+    cli.ok(&["convert", "some.npz", "again"])?;
+    cli.ok(&["export", "again", "label2.npy", "--fields", "label"])?;
+    let labels: Vec<i64> = (0..1000i64)
+        .filter(|i| !(from..to).contains(&usize::try_from(*i).unwrap_or(0)))
+        .map(|i| i % 10)
+        .collect();
+    let expected = npy("<i8", &[labels.len()], &to_le_bytes(&labels));
+    assert_eq!(cli.read("label2.npy")?, expected);
+    let all = f32_values(&a);
+    let kept = [&all[..from * 50], &all[to * 50..]].concat();
+    assert_eq!(
+        skip(&["export", "out", "a2.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(f32_values(&cli.read("a2.npy")?), kept);
+    // A range, by number; and one that has no damage.
+    let (first, last) = (from - 1, to + 1);
+    let range = format!("{first}..{last}");
+    let output = skip(&[
+        "export", "out", "folder", "--fields", "label", "--range", &range,
+    ])?;
+    assert_eq!(output.status.code(), Some(0), "the labels are intact");
+    let output = skip(&["export", "out", "a", "--fields", "a", "--range", &range])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        cli.names("a")?,
+        [format!("{first:03}.npy"), format!("{to:03}.npy")]
+    );
+    let output = skip(&["cat", "out", "--range", &range, "--json", "--limit", "1"])?;
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> = String::from_utf8(output.stdout)?
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    assert_eq!(lines.len(), 3);
+    assert_eq!(lines[1]["sample"], to);
+    assert_eq!(lines[2]["skipped"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        skip(&["cat", "out", "--range", "0..1"])?.status.code(),
+        Some(0)
+    );
+    // A damaged header leaves nothing of the shard; a missing shard is no damage.
+    flip(&shard, 40)?;
+    assert_eq!(
+        skip(&["export", "out", "none.npy", "--fields", "a"])?
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(f32_values(&cli.read("none.npy")?), [0f32; 0]);
+    fs::remove_file(&shard)?;
+    assert_eq!(skip(&["cat", "out"])?.status.code(), Some(3));
     Ok(())
 }
 

@@ -316,6 +316,75 @@ fn errors_name_file_chunk_field_and_offset() -> Result<()> {
     Ok(())
 }
 
+/// What is wrong, and where in which file; what to do next is in the message.
+#[test]
+fn errors_of_header_footer_and_manifest_name_the_offset_in_the_file() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    small_dataset(&path, 40, ShardWriter::builder())?;
+    let (shard, manifest) = (shard_files(&path)[0].clone(), path.join("manifest.tsm"));
+    let len = usize::try_from(fs::metadata(&shard).unwrap().len()).unwrap();
+    let footer = len - 88;
+    let cases = [
+        (&shard, 45, 0, "checksum of the shard header"),
+        (&shard, 0, 0, "magic of the shard"),
+        (&shard, footer + 20, footer, "checksum of the footer"),
+        (&shard, len - 1, len - 8, "magic of the footer"),
+        (&manifest, 70, 0, "checksum of the manifest"),
+        (&manifest, 3, 0, "magic of the manifest"),
+    ];
+    for (file, at, offset, what) in cases {
+        let original = fs::read(file).unwrap();
+        let mut bytes = original.clone();
+        bytes[at] ^= 0x81;
+        fs::write(file, bytes).unwrap();
+        let error = Dataset::open(&path)
+            .and_then(|dataset| dataset.get(0))
+            .unwrap_err();
+        fs::write(file, original).unwrap();
+        let message = error.to_string();
+        assert_eq!(error.path(), Some(file.as_path()), "{message}");
+        assert_eq!(error.location().offset, Some(offset as u64), "{message}");
+        assert!(message.starts_with(&format!("wrong {what} ")), "{message}");
+        assert!(
+            message.contains("tensorshard salvage DATASET OUT"),
+            "{message}"
+        );
+        if what == "magic of the footer" {
+            assert!(
+                message.contains(r"expected \x89TSE\r\n\x1a\n, found \x89TSE\r\n\x1a\x8b"),
+                "{message}"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Expected is what the file, or the manifest, says of its length; found is how long it is.
+#[test]
+fn errors_of_lengths_have_the_sides_right() -> Result<()> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("d");
+    small_dataset(&path, 40, ShardWriter::builder())?;
+    for file in [path.join("manifest.tsm"), shard_files(&path)[0].clone()] {
+        let original = fs::read(&file).unwrap();
+        fs::write(&file, &original[..original.len() - 1]).unwrap();
+        let error = Dataset::open(&path)
+            .and_then(|dataset| dataset.get(0))
+            .unwrap_err();
+        fs::write(&file, &original).unwrap();
+        let ErrorKind::Corrupt {
+            expected, found, ..
+        } = error.kind()
+        else {
+            panic!("{error}");
+        };
+        assert!(expected.starts_with(&original.len().to_string()), "{error}");
+        assert_eq!(found, &(original.len() - 1).to_string(), "{error}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_shard_of_another_dataset_or_build_is_refused() -> Result<()> {
     let dir = tempfile::tempdir().unwrap();

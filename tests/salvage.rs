@@ -420,6 +420,181 @@ fn the_command_reports_what_is_lost_and_ends_with_1() -> Result<()> {
     Ok(())
 }
 
+/// The header is not needed where the manifest lists the shard: not for its version either.
+#[test]
+fn no_byte_of_a_header_loses_a_chunk() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let original = fs::read(file).unwrap();
+    let header_len = usize::try_from(u32::from_le_bytes(original[12..16].try_into().unwrap()));
+    let header_len = header_len.unwrap();
+    for at in (0..24).chain((24..header_len).step_by(31)) {
+        let mut bytes = original.clone();
+        bytes[at] ^= 0x11;
+        fs::write(file, bytes).unwrap();
+        let out = folder.path().join("out");
+        let report = salvage(&path, &out, Unlisted::Auto)?;
+        assert_eq!(report.num_samples, 100, "byte {at}");
+        assert!(report.is_whole(), "byte {at}");
+        assert!(Dataset::open(&out)?.verify(&|_| ()).is_intact());
+        fs::remove_dir_all(&out).unwrap();
+    }
+    Ok(())
+}
+
+/// A header of another version whose checksum holds is no damage.
+#[test]
+fn a_newer_shard_is_not_taken_for_a_damaged_one() -> Result<()> {
+    use common::forge::Forge;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let mut forge = Forge::new(fs::read(file).unwrap());
+    forge.bytes[8] = 2;
+    forge.sign();
+    fs::write(file, &forge.bytes).unwrap();
+    let report = salvage(&path, folder.path().join("out"), Unlisted::Auto)?;
+    let error = report.shards[0].error.as_ref().unwrap();
+    assert!(error.is_unsupported(), "{error}");
+    assert!(report.num_samples < 100);
+    // Alone, with a checksum that does not hold, it may be either.
+    forge.bytes[30] ^= 1;
+    let alone = folder.path().join("x");
+    fs::write(&alone, &forge.bytes).unwrap();
+    let error = salvage(&alone, folder.path().join("out2"), Unlisted::Auto).unwrap_err();
+    assert!(error.is_unsupported(), "{error}");
+    assert!(!folder.path().join("out2").exists());
+    Ok(())
+}
+
+#[test]
+fn a_whole_copy_is_taken_once_in_place_of_a_damaged_shard() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let original = dataset(&folder.path().join("original"))?;
+    dataset(&path)?;
+    let files = shards(&path)?;
+    for (name, file) in [("copy.tshard", &files[0].0), ("a.tshard", &files[2].0)] {
+        fs::copy(file, path.join(name)).unwrap();
+        let mut bytes = fs::read(file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(file, bytes).unwrap();
+    }
+    let finds_all = |name: &str| -> Result<()> {
+        let out = folder.path().join(name);
+        let report = salvage(&path, &out, Unlisted::Include)?;
+        assert_eq!(
+            (report.num_samples, report.shards.len()),
+            (100, files.len())
+        );
+        let salvaged = Dataset::open(&out)?;
+        let found: Vec<u64> = if name == "listed" {
+            assert!(report.is_whole());
+            found_in(&original, &salvaged)?
+        } else {
+            (0..salvaged.len()).collect()
+        };
+        assert_eq!(found, (0..100).collect::<Vec<u64>>());
+        assert!(salvaged.verify(&|_| ()).is_intact());
+        Ok(())
+    };
+    finds_all("listed")?;
+    // Without a manifest as well.
+    fs::remove_file(path.join("manifest.tsm")).unwrap();
+    finds_all("unlisted")
+}
+
+/// Of two damaged copies, every chunk that one of them has, once.
+#[test]
+fn damaged_copies_of_a_shard_make_up_for_each_other() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let original = dataset(&folder.path().join("original"))?;
+    let all = original.get_many(&(0..100).collect::<Vec<_>>())?;
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let whole = fs::read(file).unwrap();
+    let damage = |name: &str, at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(path.join(name), bytes).unwrap();
+    };
+    let middle = whole.len() / 2;
+    damage(&file.file_name().unwrap().to_string_lossy(), middle);
+    // The same damage twice: what is lost is lost, what is there is there once.
+    damage("a.tshard", middle);
+    let report = salvage(&path, folder.path().join("same"), Unlisted::Include)?;
+    assert_eq!(report.num_samples, 92);
+    assert_eq!(
+        found_in(&original, &Dataset::open(&report.path)?)?.len(),
+        92
+    );
+    // Another: everything is there, where the shard was.
+    damage("a.tshard", 1000);
+    let report = salvage(&path, folder.path().join("other"), Unlisted::Include)?;
+    assert_eq!(report.num_samples, 100);
+    let salvaged = Dataset::open(&report.path)?;
+    assert!(salvaged.verify(&|_| ()).is_intact());
+    for i in 0..100 {
+        let sample = salvaged.get(i)?;
+        assert!(all.iter().any(|other| other.same_values(&sample)), "{i}");
+    }
+    let last = usize::try_from(report.num_samples - 1).unwrap();
+    assert!(salvaged.get(99)?.same_values(&all[last]));
+    Ok(())
+}
+
+/// A damaged shard under the name of another, which is whole elsewhere, is salvaged as what it is.
+#[test]
+fn a_damaged_shard_under_the_name_of_another_is_salvaged() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("d");
+    let original = dataset(&folder.path().join("original"))?;
+    dataset(&path)?;
+    let files = shards(&path)?;
+    let (a, b) = (&files[0].0, &files[1].0);
+    let (bytes_a, mut bytes_b) = (fs::read(a).unwrap(), fs::read(b).unwrap());
+    let middle = bytes_b.len() / 2;
+    bytes_b[middle] ^= 1;
+    fs::write(a, &bytes_b).unwrap();
+    fs::write(b, &bytes_a).unwrap();
+    let out = folder.path().join("out");
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert!(!report.is_whole());
+    assert_eq!(report.num_samples, 92);
+    let found = found_in(&original, &Dataset::open(&out)?)?;
+    assert_eq!(found.len(), 92);
+    assert!(found.starts_with(&(0..files[0].1).collect::<Vec<_>>()));
+    // It is told what is lost also where it is all.
+    fs::write(a, &bytes_a).unwrap();
+    fs::write(b, &bytes_a).unwrap();
+    let report = salvage(&path, folder.path().join("out2"), Unlisted::Auto)?;
+    assert!(!report.is_whole());
+    assert_eq!(report.num_samples, 100 - files[1].1);
+    let lost = report.shards.iter().find(|shard| shard.error.is_some());
+    assert_eq!(lost.unwrap().first_sample, Some(files[0].1));
+    Ok(())
+}
+
+/// Holes are passed over, where the system tells of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sparse_file_takes_no_time() -> Result<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, out) = (folder.path().join("d"), folder.path().join("out"));
+    dataset(&path)?;
+    let file = &shards(&path)?[0].0;
+    let file = fs::OpenOptions::new().write(true).open(file).unwrap();
+    file.set_len(1 << 35).unwrap();
+    let report = salvage(&path, &out, Unlisted::Auto)?;
+    assert_eq!(report.num_samples, 100);
+    Ok(())
+}
+
 /// Found by fuzzing: the chunks in between were looked at one by one.
 #[test]
 fn a_forged_chunk_that_says_it_is_far_away_takes_no_time() -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Map, Value, json};
 use tensorshard::{Dataset, Field, Kind, Sample, Tensor};
 
+use super::damaged::{self, Kept};
 use super::failure::Failure;
 use super::output;
 use super::range::{self, SampleRange};
@@ -30,7 +31,11 @@ pub(crate) struct Args {
     /// Elements printed of each field of a sample: 8 if left out, with --json all.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// One JSON object a sample and line.
+    /// What to do about damaged chunks: `error` fails, `skip` leaves their samples out, lists them, and ends with exit
+    /// code 1.
+    #[arg(long, value_enum, default_value_t = damaged::Choice::Error, value_name = "WHAT")]
+    damaged: damaged::Choice,
+    /// One JSON object a sample and line; with --damaged skip, a last one lists what was skipped.
     #[arg(long)]
     json: bool,
 }
@@ -42,21 +47,30 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     let range = range::resolve(args.range, dataset.len())?;
     let mut out = BufWriter::new(output::stdout());
-    let mut first = range.start;
-    while first < range.end {
-        let end = range.end.min(first + BLOCK);
-        let indices: Vec<u64> = (first..end).collect();
-        for sample in dataset.get_many(&indices)? {
-            if args.json {
-                let value = as_json(&sample, args.limit.unwrap_or(usize::MAX));
-                writeln!(out, "{value}")?;
-            } else {
-                print(&mut out, &sample, args.limit.unwrap_or(SHOWN_ELEMENTS))?;
+    let kept = Kept::find(&dataset, &range, args.damaged)?;
+    for range in &kept.ranges {
+        let mut first = range.start;
+        while first < range.end {
+            let end = range.end.min(first + BLOCK);
+            let indices: Vec<u64> = (first..end).collect();
+            for sample in dataset.get_many(&indices)? {
+                if args.json {
+                    let value = as_json(&sample, args.limit.unwrap_or(usize::MAX));
+                    writeln!(out, "{value}")?;
+                } else {
+                    print(&mut out, &sample, args.limit.unwrap_or(SHOWN_ELEMENTS))?;
+                }
             }
+            first = end;
         }
-        first = end;
     }
-    Ok(out.flush()?)
+    if args.json
+        && let Some(skipped) = kept.as_json()
+    {
+        writeln!(out, "{}", json!({ "skipped": skipped }))?;
+    }
+    out.flush()?;
+    kept.finish()
 }
 
 fn print(out: &mut impl Write, sample: &Sample, limit: usize) -> io::Result<()> {

@@ -12,6 +12,7 @@ use tensorshard::{Batch, DType, Dataset, Field, FieldOutput, Kind, Loader, Sampl
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
+use super::damaged::{self, Kept};
 use super::failure::Failure;
 use super::interrupt;
 use super::output;
@@ -48,6 +49,10 @@ pub(crate) struct Args {
     /// The dtype of float fields: f32, f16 or f64.
     #[arg(long, value_parser = parse_dtype)]
     dtype: Option<DType>,
+    /// What to do about damaged chunks: `error` fails, `skip` leaves their samples out, lists them, and ends with exit
+    /// code 1.
+    #[arg(long, value_enum, default_value_t = damaged::Choice::Error, value_name = "WHAT")]
+    damaged: damaged::Choice,
     /// Replace a file that is there.
     #[arg(long)]
     overwrite: bool,
@@ -68,6 +73,8 @@ struct Job {
     /// The fields to write are selected.
     dataset: Dataset,
     range: Range<u64>,
+    /// What is written of the range.
+    kept: Kept,
     dtype: Option<DType>,
     quiet: bool,
 }
@@ -92,9 +99,15 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
         ));
     }
     check_target(&args.out, target, args.overwrite)?;
+    // What is damaged of one field is left out of all, and of the names.
+    let fields = dataset.fields().map(Field::name);
+    let key = dataset.schema().key_field().map(Field::name);
+    let read = dataset.select(fields.chain(key.filter(|_| target == Target::Folder)))?;
+    let kept = Kept::find(&read, &range, args.damaged)?;
     let job = Job {
         dataset,
         range,
+        kept,
         dtype: args.dtype,
         quiet,
     };
@@ -104,15 +117,18 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
         Target::Folder => job.to_folder(&args.out)?,
     };
     let names: Vec<&str> = job.dataset.fields().map(Field::name).collect();
-    let num_samples = job.range.end - job.range.start;
+    let num_samples = job.num_samples();
     let mut out = output::stdout();
     if args.json {
-        let value = json!({
+        let mut value = json!({
             "path": args.out.to_string_lossy(),
             "num_samples": num_samples,
             "fields": names,
             "bytes": bytes,
         });
+        if let Some(skipped) = job.kept.as_json() {
+            value["skipped"] = skipped;
+        }
         writeln!(out, "{value}")?;
     } else {
         writeln!(
@@ -124,7 +140,8 @@ pub(crate) fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
             size::bytes(bytes)
         )?;
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    job.kept.finish()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -264,7 +281,7 @@ impl Drop for Unfinished {
 
 impl Job {
     fn num_samples(&self) -> u64 {
-        self.range.end - self.range.start
+        self.kept.num_samples()
     }
 
     fn to_npy(&self, out: &Path) -> Result<u64, Failure> {
@@ -368,20 +385,20 @@ impl Job {
         let dataset = self.dataset.select(names)?;
         let progress = Progress::new("export", Unit::Samples, self.num_samples(), self.quiet);
         let mut names = Names::new(self.dataset.len());
-        let (mut index, mut bytes) = (self.range.start, 0);
+        let (mut done, mut bytes) = (0, 0);
         self.for_each_block(&dataset, &mut |block| {
             for i in 0..block.len() {
                 let key = match key {
                     Some(_) => Some(block.value(fields.len(), i)?.data()),
                     None => None,
                 };
-                let name = names.choose(key, index);
+                let name = names.choose(key, block.id(i)?);
                 for (n, (field, folder)) in fields.iter().zip(&folders).enumerate() {
                     bytes += write_sample(folder, &name, field, &block.value(n, i)?)?;
                 }
-                index += 1;
             }
-            progress.update(index - self.range.start, None);
+            done += block.len() as u64;
+            progress.update(done, None);
             Ok(())
         })?;
         unfinished.publish(out)?;
@@ -392,20 +409,22 @@ impl Job {
     fn for_each_block(
         &self,
         dataset: &Dataset,
-        body: &mut dyn FnMut(&Block) -> Result<(), Failure>,
+        body: &mut dyn FnMut(&Block<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let step = block_samples(dataset);
         let whole = self.range.start == 0 && self.range.end == dataset.len();
         if whole || self.dtype.is_some() {
             return self.for_each_batch(dataset, step, body);
         }
-        let mut first = self.range.start;
-        while first < self.range.end {
-            let end = self.range.end.min(first.saturating_add(step as u64));
-            let indices: Vec<u64> = (first..end).collect();
-            interrupt::check()?;
-            body(&Block::Samples(dataset.get_many(&indices)?))?;
-            first = end;
+        for range in &self.kept.ranges {
+            let mut first = range.start;
+            while first < range.end {
+                let end = range.end.min(first.saturating_add(step as u64));
+                let indices: Vec<u64> = (first..end).collect();
+                interrupt::check()?;
+                body(&Block::Samples(dataset.get_many(&indices)?))?;
+                first = end;
+            }
         }
         Ok(())
     }
@@ -415,31 +434,34 @@ impl Job {
         &self,
         dataset: &Dataset,
         step: usize,
-        body: &mut dyn FnMut(&Block) -> Result<(), Failure>,
+        body: &mut dyn FnMut(&Block<'_>) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         if self.range.is_empty() {
             return Ok(());
         }
         // What is decoded ahead is bounded by the number of batches.
-        let mut options = Loader::builder().prefetch(4).memory_budget(u64::MAX);
+        let mut options = Loader::builder()
+            .damaged(self.kept.policy())
+            .prefetch(4)
+            .memory_budget(u64::MAX);
         for field in dataset.fields().filter(|field| is_float(field)) {
             if let Some(dtype) = self.dtype {
                 options = options.output(field.name(), FieldOutput::new().dtype(dtype));
             }
         }
-        let mut first = 0;
         for batch in options.open_dataset(dataset)?.batches(step) {
             let batch = batch?;
             interrupt::check()?;
-            let end = first + batch.len() as u64;
-            let inside = self.range.start.max(first)..self.range.end.min(end);
-            if inside.start < inside.end {
-                let from = usize::try_from(inside.start - first).unwrap_or(0);
-                let to = usize::try_from(inside.end - first).unwrap_or(0);
-                body(&Block::Batch(batch, from..to))?;
+            let ids = batch.sample_ids();
+            let mut from = 0;
+            for run in ids.chunk_by(|&a, &b| self.kept.contains(a) == self.kept.contains(b)) {
+                let rows = from..from + run.len();
+                from = rows.end;
+                if run.first().is_some_and(|&id| self.kept.contains(id)) {
+                    body(&Block::Batch(&batch, rows))?;
+                }
             }
-            first = end;
-            if first >= self.range.end {
+            if ids.last().is_some_and(|&id| id + 1 >= self.range.end) {
                 break;
             }
         }
@@ -448,13 +470,22 @@ impl Job {
 }
 
 /// Consecutive samples.
-enum Block {
+enum Block<'b> {
     /// Some samples of a batch.
-    Batch(Batch, Range<usize>),
+    Batch(&'b Batch, Range<usize>),
     Samples(Vec<Sample>),
 }
 
-impl Block {
+impl Block<'_> {
+    /// The index of a sample in the dataset.
+    fn id(&self, i: usize) -> Result<u64, Failure> {
+        let id = match self {
+            Self::Batch(batch, range) => batch.sample_ids().get(range.start + i).copied(),
+            Self::Samples(samples) => samples.get(i).map(Sample::id),
+        };
+        id.ok_or_else(lacks_a_value)
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Batch(_, range) => range.len(),
@@ -474,8 +505,12 @@ impl Block {
                 .and_then(|sample| sample.fields().nth(field))
                 .map(|(_, tensor)| tensor.view()),
         };
-        value.ok_or_else(|| Failure::Bug("a block lacks a value".to_owned()))
+        value.ok_or_else(lacks_a_value)
     }
+}
+
+fn lacks_a_value() -> Failure {
+    Failure::Bug("a block lacks a value".to_owned())
 }
 
 fn block_samples(dataset: &Dataset) -> usize {

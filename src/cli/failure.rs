@@ -1,9 +1,10 @@
 //! Why the command ends without success, and with which exit code.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use tensorshard::Error;
+use serde_json::{Value, json};
+use tensorshard::{Error, ErrorKind};
 
 /// The reason for an exit code other than 0.
 #[derive(Debug)]
@@ -12,12 +13,6 @@ pub(crate) enum Failure {
     Library(Error),
     /// The command line asks for something that cannot be done.
     Usage(String),
-    /// The operating system refused an operation.
-    Io {
-        op: &'static str,
-        path: PathBuf,
-        source: io::Error,
-    },
     /// The report on stdout says what is wrong; this is the exit code.
     Reported(u8),
     /// Nobody reads stdout any more: not an error.
@@ -34,8 +29,7 @@ impl Failure {
     }
 
     pub(crate) fn io(op: &'static str, path: impl AsRef<Path>, source: io::Error) -> Self {
-        let path = path.as_ref().to_owned();
-        Self::Io { op, path, source }
+        Self::Library(Error::io(op, path.as_ref(), source))
     }
 
     /// The line for stderr, if there is something to say.
@@ -43,7 +37,6 @@ impl Failure {
         let text = match self {
             Self::Library(error) => error.to_string(),
             Self::Usage(message) => message.clone(),
-            Self::Io { op, path, source } => format!("cannot {op} {}: {source}", path.display()),
             Self::Reported(_) | Self::BrokenPipe => return None,
             Self::Interrupted => "interrupted; what was not complete was removed".to_owned(),
             Self::Bug(message) => {
@@ -54,12 +47,24 @@ impl Failure {
         Some(text.replace(['\n', '\r'], " "))
     }
 
+    /// The object `{"error": ...}` for standard output, if there is something to say.
+    pub(crate) fn as_json(&self) -> Option<Value> {
+        let message = self.message()?;
+        let kind = match self {
+            Self::Library(error) => return Some(json!({ "error": error_json(error) })),
+            Self::Usage(_) => "usage",
+            Self::Interrupted => "interrupted",
+            Self::Reported(_) | Self::BrokenPipe | Self::Bug(_) => "bug",
+        };
+        let exit_code = self.exit_code();
+        Some(json!({ "error": { "kind": kind, "exit_code": exit_code, "message": message } }))
+    }
+
     /// The exit code for a program that called a verb, or its error.
     pub(crate) fn into_code(self) -> Result<u8, Error> {
         match self {
             Self::Library(error) => Err(error),
             Self::Usage(message) => Err(Error::invalid(message)),
-            Self::Io { op, path, source } => Err(Error::io(op, path, source)),
             Self::Bug(message) => Err(Error::panicked("the command", &message)),
             Self::Reported(_) | Self::BrokenPipe | Self::Interrupted => Ok(self.exit_code()),
         }
@@ -69,12 +74,42 @@ impl Failure {
         match self {
             Self::Library(error) => error.exit_code(),
             Self::Usage(_) => 2,
-            Self::Io { .. } | Self::Bug(_) => 3,
+            Self::Bug(_) => 3,
             Self::Reported(code) => *code,
             // 128 + SIGINT, as shells have it.
             Self::Interrupted => 130,
             Self::BrokenPipe => 0,
         }
+    }
+}
+
+/// An error as JSON: its kind, where it is as far as known, and the message.
+pub(crate) fn error_json(error: &Error) -> Value {
+    let location = error.location();
+    let path = location.path.as_ref().map(|path| path.to_string_lossy());
+    json!({
+        "kind": kind_name(error.kind()),
+        "exit_code": error.exit_code(),
+        "path": path,
+        "shard": location.shard,
+        "chunk": location.chunk,
+        "field": location.field,
+        "offset": location.offset,
+        "message": error.to_string(),
+    })
+}
+
+fn kind_name(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Io { .. } => "io",
+        ErrorKind::Corrupt { .. } => "corrupt",
+        ErrorKind::LimitExceeded { .. } => "limit_exceeded",
+        ErrorKind::Unsupported { .. } => "unsupported",
+        ErrorKind::InvalidArgument { .. } => "invalid_argument",
+        ErrorKind::Unrepresentable { .. } => "unrepresentable",
+        ErrorKind::WorkerPanicked { .. } => "worker_panicked",
+        ErrorKind::MapFailed { .. } => "map_failed",
+        ErrorKind::StateMismatch { .. } => "state_mismatch",
     }
 }
 

@@ -8,6 +8,7 @@ mod advise;
 mod bench;
 mod cat;
 mod convert;
+mod damaged;
 mod demo;
 mod encodings;
 mod export;
@@ -43,6 +44,9 @@ use tensorshard::Result;
 /// Compressed tensor shards: convert, check, read back, and feed to a training loop.
 ///
 /// Exit codes: 0 ok, 1 damaged, 2 usage, 3 I/O, 4 unsupported.
+///
+/// With --json, a verb that fails ends its output with a line {"error": {...}}: kind, exit_code and message, and as far as
+/// they are known path, shard, chunk, field and offset.
 #[derive(Debug, Parser)]
 #[command(name = "tensorshard", version, max_term_width = 100)]
 struct Cli {
@@ -73,6 +77,7 @@ enum Verb {
 pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     std::panic::set_hook(Box::new(|_| ()));
     let args: Vec<OsString> = args.into_iter().collect();
+    let json = args.iter().any(|arg| arg == "--json");
     let result = catch_unwind(|| run_verb(args, false)).unwrap_or_else(|payload| {
         let message = payload
             .downcast_ref::<String>()
@@ -84,6 +89,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     let Err(failure) = result else {
         return 0;
     };
+    if json && let Some(value) = failure.as_json() {
+        // Nothing is left to do if stdout is closed.
+        writeln!(output::stdout(), "{value}").ok();
+    }
     if let Some(message) = failure.message() {
         // Nothing is left to do if stderr is closed.
         writeln!(io::stderr(), "error: {message}").ok();

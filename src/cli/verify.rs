@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tensorshard::{Dataset, VerifyReport};
 
-use super::failure::Failure;
+use super::failure::{Failure, error_json};
 use super::output;
 use super::progress::{Progress, Unit};
 use super::size;
@@ -69,14 +69,9 @@ fn as_json(dataset: &Dataset, report: &VerifyReport) -> Value {
         .damage
         .iter()
         .map(|damage| {
-            let location = damage.error.location();
-            json!({
-                "file_name": damage.file_name,
-                "chunk": location.chunk,
-                "field": location.field,
-                "offset": location.offset,
-                "message": damage.error.to_string(),
-            })
+            let mut value = error_json(&damage.error);
+            value["file_name"] = json!(damage.file_name);
+            value
         })
         .collect();
     json!({

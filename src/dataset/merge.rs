@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::format::forever::MANIFEST_NAME;
 use crate::format::manifest::{Manifest, ShardRecord};
-use crate::storage::{
-    FileSink, FileStorage, Sink, Storage, create_folder, lock_folder, publish, sync_folder,
-};
+use crate::storage::{FileSink, FileStorage, Sink, Storage, sync_folder};
 
+use super::made::Made;
 use super::metadata::Metadata;
 use super::{Dataset, metadata};
 
@@ -36,7 +35,8 @@ pub struct MergeSummary {
 /// of the parts, the first to name a key winning.
 ///
 /// # Errors
-/// `InvalidArgument` if schemas differ, a shard occurs twice, or `out` is a dataset already; errors of opening a part.
+/// `InvalidArgument` if schemas differ, a shard occurs twice, or `out` is a dataset already; errors of opening a part. Nothing
+/// new is left in `out` then, and no folder that was not there.
 pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeSummary> {
     let out = out.as_ref();
     if out.join(MANIFEST_NAME).exists() {
@@ -55,7 +55,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
     for part in &parts {
         if part.manifest().schema_bytes != schema_bytes {
             return Err(Error::invalid(format!(
-                "its fields differ from those of {} (name, dtype, shape, encoding or static scales)",
+                "its fields differ from those of {} (name, dtype, shape, encoding or static scales); write the part again with those",
                 first.path().display()
             ))
             .in_file(part.path()));
@@ -63,10 +63,11 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         metadata.add(part.metadata(), part.tool_metadata());
         for record in part.shard_records()? {
             if !seen.insert(record.shard_id) {
-                return Err(
-                    Error::invalid(format!("shard {} occurs twice", record.shard_id))
-                        .in_file(part.path()),
-                );
+                return Err(Error::invalid(format!(
+                    "shard {} occurs twice; name each part once",
+                    record.shard_id
+                ))
+                .in_file(part.path()));
             }
             let folder = if part.path().is_file() {
                 part.path().parent().unwrap_or(Path::new(""))
@@ -76,13 +77,14 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
             shards.push((folder.join(record.shard_id.file_name()), record));
         }
     }
-    create_folder(out)?;
-    let _lock = lock_folder(out)?;
+    let mut made = Made::new(out)?;
     let mut copied_shards = 0;
     for (source, record) in &shards {
-        let target = out.join(record.shard_id.file_name());
-        match fs::hard_link(source, &target) {
-            Ok(()) => {}
+        let name = record.shard_id.file_name();
+        match fs::hard_link(source, out.join(&name)) {
+            Ok(()) => {
+                made.file(&name);
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::io("open", source, e));
             }
@@ -91,7 +93,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
                 // checks will say so when it is opened.
             }
             Err(_) => {
-                copy(source, target)?;
+                copy(source, made.file(&name))?;
                 copied_shards += 1;
             }
         }
@@ -104,7 +106,7 @@ pub fn merge(parts: &[impl AsRef<Path>], out: impl AsRef<Path>) -> Result<MergeS
         &records,
         false,
     )?;
-    publish(&out.join(MANIFEST_NAME), &bytes)?;
+    made.publish(&bytes)?;
     Ok(MergeSummary {
         path: out.to_owned(),
         num_samples: records.iter().map(|record| record.num_samples).sum(),

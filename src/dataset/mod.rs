@@ -6,6 +6,7 @@ mod crash_tests;
 mod field_spec;
 mod inspect;
 mod lengths;
+mod made;
 mod merge;
 mod metadata;
 mod output;
@@ -32,6 +33,8 @@ pub(crate) use lengths::LengthReader;
 pub(crate) use batch::{BatchParts, Extent, FieldLayout, PackedSegments, RaggedParts};
 
 use std::collections::HashMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -132,18 +135,19 @@ impl DatasetBuilder {
     /// Opens a folder with a manifest, or a single shard.
     ///
     /// # Errors
-    /// `Io` if it is not there, `Corrupt` if it is damaged, `Unsupported` if it needs a newer reader.
+    /// `Io` if it is not there or cannot be read, `Corrupt` if it is damaged, `Unsupported` if it needs a newer reader.
     pub fn open(self, path: impl AsRef<Path>) -> Result<Dataset> {
         let path = path.as_ref();
         storage::check_not_empty("open", path)?;
         if path.file_name().is_some_and(|name| name == MANIFEST_NAME) {
             return self.open_folder(storage::parent(path));
         }
-        if path.is_file() {
-            let shard = ShardReader::open(storage::open(path, self.io)?, self.verify_checksums)?;
-            return self.single(path, shard);
+        let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
+        if metadata.is_dir() {
+            return self.open_folder(path);
         }
-        self.open_folder(path)
+        let shard = ShardReader::open(storage::open(path, self.io)?, self.verify_checksums)?;
+        self.single(path, shard)
     }
 
     /// Opens a single shard that is in memory.
@@ -165,19 +169,21 @@ impl DatasetBuilder {
 
     fn open_folder(self, folder: &Path) -> Result<Dataset> {
         let path = folder.join(MANIFEST_NAME);
-        if folder.is_dir() && !path.exists() {
-            return Err(Error::io(
-                "open the dataset",
-                folder,
-                std::io::Error::new(
-                    std::io::ErrorKind::NotFound,
-                    format!(
-                        "there is no {MANIFEST_NAME}; this is no tensorshard dataset, or its writer did not finish"
-                    ),
-                ),
-            ));
-        }
-        let bytes = storage::read_file(&path, MANIFEST_LIMIT)?;
+        let bytes = storage::read_file(&path, MANIFEST_LIMIT).map_err(|error| {
+            // Not a link that leads nowhere, nor a name that cannot be looked at.
+            let missing = fs::symlink_metadata(&path)
+                .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+                && folder.is_dir();
+            if !missing {
+                return error;
+            }
+            let reason = format!(
+                "there is no {MANIFEST_NAME}; this is no tensorshard dataset, or its writer did not finish: check the \
+                 path, or recover what is there with `tensorshard salvage DATASET OUT`"
+            );
+            let source = io::Error::new(io::ErrorKind::NotFound, reason);
+            Error::io("open the dataset", folder, source)
+        })?;
         let manifest = Manifest::parse(bytes).map_err(|e| e.in_file(&path))?;
         Dataset::new(folder, manifest, self, None)
     }
@@ -699,7 +705,7 @@ mod tests {
                 file_len: 1 << 28,
             })
             .collect();
-        std::fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
+        fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))?;
         storage::publish(
             &path.join(MANIFEST_NAME),
             &Manifest::encode(&schema, &[], &records, false)?,

@@ -1,7 +1,7 @@
 //! The fixed-size end of a shard (format-spec 4.3).
 
 use crate::checksum::{Context, FOOTER, checksum};
-use crate::error::{Error, Result};
+use crate::error::{Error, MAGIC_OF_FOOTER, Result};
 
 use super::forever::END_MAGIC;
 use super::header::{expect_checksum, read_magic};
@@ -12,6 +12,10 @@ use super::{limits, version};
 
 /// Bytes of the footer.
 pub(crate) const FOOTER_LEN: usize = 88;
+/// Where the end magic is in it.
+const END_MAGIC_AT: u64 = 80;
+/// Where its reserved bytes are.
+const RESERVED_AT: u64 = 68;
 
 /// What a shard says about itself at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +53,15 @@ impl Footer {
     }
 
     /// Parses the last [`FOOTER_LEN`] bytes of a file of `file_len` bytes. Returns the footer and its stored checksum.
+    ///
+    /// # Errors
+    /// Their offsets are those in the file.
     pub(crate) fn parse(bytes: &[u8], file_len: u64) -> Result<(Self, u32)> {
+        let start = file_len.saturating_sub(FOOTER_LEN as u64);
+        Self::parse_inner(bytes, file_len).map_err(|e| e.within(start))
+    }
+
+    fn parse_inner(bytes: &[u8], file_len: u64) -> Result<(Self, u32)> {
         let mut c = Cursor::new(bytes, "footer");
         let shard_id = ShardId(c.array()?);
         let num_samples = c.u64()?;
@@ -61,11 +73,7 @@ impl Footer {
         let version_and_features = c.take(12)?;
         let reserved = c.take(8)?;
         let footer_crc = c.u32()?;
-        read_magic(
-            &mut c,
-            END_MAGIC,
-            "end of a shard (the file is truncated, or still being written)",
-        )?;
+        read_magic(&mut c, END_MAGIC, MAGIC_OF_FOOTER).map_err(|e| e.within(END_MAGIC_AT))?;
         c.finish()?;
         let expected = checksum(
             &Context::structure(shard_id.0, FOOTER),
@@ -75,8 +83,10 @@ impl Footer {
         let mut v = Cursor::new(version_and_features, "footer");
         let version_minor = version::read_version(&mut v)?;
         let compat = version::read_features(&mut v)?;
-        Cursor::new(reserved, "footer").reserved(8)?;
-        expect_eq("file_len", file_len, claimed_len)?;
+        Cursor::new(reserved, "footer")
+            .reserved(8)
+            .map_err(|e| e.within(RESERVED_AT))?;
+        expect_eq("length of the file", claimed_len, file_len)?;
         expect_limit("num_samples", limits::SAMPLES, num_samples)?;
         if num_chunks == 0 || num_samples == 0 {
             return Err(Error::corrupt(

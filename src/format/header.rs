@@ -1,7 +1,7 @@
 //! The shard header (format-spec 4.1).
 
 use crate::checksum::{Context, SHARD_HEADER, checksum};
-use crate::error::{Error, Result};
+use crate::error::{Error, MAGIC_OF_SHARD, Result};
 
 use super::forever::{ALIGN, SHARD_MAGIC};
 use super::schema::Schema;
@@ -53,7 +53,7 @@ impl ShardHeader {
     /// Reads `header_len` from the first [`HEADER_FIXED`] bytes, checking what must be checked before more is read.
     pub(crate) fn parse_len(fixed: &[u8]) -> Result<u64> {
         let mut c = Cursor::new(fixed, "shard header");
-        read_magic(&mut c, SHARD_MAGIC, "shard")?;
+        read_magic(&mut c, SHARD_MAGIC, MAGIC_OF_SHARD)?;
         version::read_version(&mut c)?;
         let header_len = u64::from(c.u32()?);
         expect_limit(
@@ -62,6 +62,25 @@ impl ShardHeader {
             header_len,
         )?;
         Ok(header_len)
+    }
+
+    /// True if the checksum of a header holds that is laid out as this version's, whatever version it names: `fixed` are
+    /// its first [`HEADER_FIXED`] bytes, `read` reads as many as it has.
+    pub(crate) fn checksum_holds<'a>(
+        fixed: [u8; HEADER_FIXED],
+        read: impl FnOnce(u64) -> Result<&'a [u8]>,
+    ) -> bool {
+        let mut c = Cursor::new(&fixed, "shard header");
+        let checked = c.take(12).and_then(|_| c.u32()).and_then(|header_len| {
+            let bytes = read(u64::from(header_len))?;
+            let shard_id = c.take(8).and_then(|_| c.array())?;
+            let Some((body, tail)) = bytes.split_last_chunk::<4>() else {
+                return Err(Error::corrupt("header_len", "at least 68", bytes.len()));
+            };
+            let expected = checksum(&Context::structure(shard_id, SHARD_HEADER), body);
+            expect_checksum("checksum", expected, u32::from_le_bytes(*tail))
+        });
+        checked.is_ok()
     }
 
     /// Parses `header_len` bytes. Returns the header, its schema and its stored checksum.
@@ -97,7 +116,7 @@ impl ShardHeader {
         }
         expect_eq("schema_len", c.remaining() as u64, u64::from(schema_len))?;
         let schema_bytes = c.take(c.remaining())?.to_vec();
-        let schema = Schema::parse(&schema_bytes)?;
+        let schema = Schema::parse(&schema_bytes).map_err(|e| e.within(HEADER_FIXED as u64))?;
         Ok((
             Self {
                 version_minor,
@@ -128,7 +147,7 @@ pub(crate) fn check_samples_per_chunk(x: u32) -> Result<()> {
     expect_limit("samples_per_chunk", limits::SAMPLES_PER_CHUNK, u64::from(x))
 }
 
-/// Checks a magic and names the usual ways in which it goes wrong.
+/// Checks a magic, the one that `what` names.
 pub(crate) fn read_magic(
     cursor: &mut Cursor<'_>,
     magic: [u8; 8],
@@ -138,19 +157,19 @@ pub(crate) fn read_magic(
     if found == magic {
         return Ok(());
     }
-    let text_mode = found.starts_with(magic.get(..4).unwrap_or(&[]));
-    let expected = format!("{magic:02x?} (a tensorshard {what})");
+    let (name, ends) = found.split_at(4);
+    let text_mode =
+        magic.starts_with(name) && (ends.starts_with(b"\n") || ends.starts_with(b"\r\r"));
     let note = if text_mode {
         " (line endings were converted by a text-mode transfer)"
     } else {
         ""
     };
     Err(Error::corrupt(
-        format!("magic of the {what}"),
-        expected,
-        format_args!("{found:02x?}{note}"),
-    )
-    .at_offset(0))
+        what,
+        format_args!("{}", magic.escape_ascii()),
+        format_args!("{}{note}", found.escape_ascii()),
+    ))
 }
 
 /// Compares a stored checksum. Fuzzing builds skip the comparison, to get past it.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::checksum::{Context, MANIFEST, checksum};
-use crate::error::{Error, Result};
+use crate::error::{Error, MAGIC_OF_MANIFEST, Result};
 
 use super::forever::MANIFEST_MAGIC;
 use super::header::{check_samples_per_chunk, expect_checksum, read_magic};
@@ -113,14 +113,21 @@ impl Manifest {
     }
 
     /// Parses and validates a whole manifest file.
+    ///
+    /// # Errors
+    /// Their offsets are those in the file.
     pub(crate) fn parse(bytes: Bytes) -> Result<Self> {
+        Self::parse_inner(bytes).map_err(|e| e.within(0))
+    }
+
+    fn parse_inner(bytes: Bytes) -> Result<Self> {
         let mut c = Cursor::new(&bytes, "manifest");
-        read_magic(&mut c, MANIFEST_MAGIC, "manifest")?;
+        read_magic(&mut c, MANIFEST_MAGIC, MAGIC_OF_MANIFEST)?;
         version::read_version(&mut c)?;
         let features = c.take(8)?;
         let flags = c.u32()?;
         let file_len = c.u64()?;
-        expect_eq("file_len", bytes.len() as u64, file_len)?;
+        expect_eq("length of the file", file_len, bytes.len() as u64)?;
         let Some((body, crc)) = bytes.split_last_chunk::<4>() else {
             return Err(Error::corrupt(
                 "length of the manifest",
@@ -158,7 +165,7 @@ impl Manifest {
         c.reserved(4)?;
         c.take(4)?;
         c.finish()?;
-        let schema = Schema::parse(&schema_bytes)?;
+        let schema = Schema::parse(&schema_bytes).map_err(|e| e.within(MANIFEST_FIXED))?;
         let manifest = Self {
             schema,
             schema_bytes,

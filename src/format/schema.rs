@@ -602,7 +602,8 @@ impl Schema {
             let body = body.ok_or_else(|| {
                 Error::corrupt("record_len of a field", "at least 24", record_len)
             })?;
-            fields.push(Field::parse(c.take(body)?)?);
+            let start = c.at();
+            fields.push(Field::parse(c.take(body)?).map_err(|e| e.within(start))?);
         }
         c.finish()?;
         let schema = Self { fields };

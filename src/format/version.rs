@@ -16,7 +16,8 @@ pub(crate) fn read_version(cursor: &mut Cursor<'_>) -> Result<u16> {
         return Err(Error::unsupported(
             format!("format version {major}.{minor}"),
             format!(
-                "this build reads version {MAJOR}; use a tensorshard release that reads version {major}"
+                "this build reads version {MAJOR}; use a tensorshard release that reads version {major}, or, if there is \
+                 none, take the file for damaged and recover what is intact with `tensorshard salvage DATASET OUT`"
             ),
         ));
     }

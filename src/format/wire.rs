@@ -20,6 +20,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// How much was read.
+    pub(crate) fn at(&self) -> u64 {
+        self.at
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8]> {
         let Some((head, tail)) = self.rest.split_at_checked(len) else {
             return Err(Error::corrupt(

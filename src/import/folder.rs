@@ -247,7 +247,7 @@ impl Source for FolderSource {
         for (i, path) in paths.iter().enumerate() {
             let index = start.saturating_add(i);
             self.append(index, path, &mut scratch, &mut out.data)
-                .map_err(|e| e.in_file(path))?;
+                .map_err(|e| e.in_file(path).of_array())?;
             if self.all_dims.is_some() {
                 out.shapes.push(self.dims(index).to_vec());
             }

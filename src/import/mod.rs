@@ -123,9 +123,13 @@ const DEFAULT_FIELD: &str = "data";
 /// samples of one field `data`, in the order of their names, with the file stems as keys.
 ///
 /// # Errors
-/// `Io`, `Corrupt`, `LimitExceeded` and `Unsupported` as the file deserves; `InvalidArgument` for a folder without
-/// `.npy` files, an archive without arrays, and for what is not a regular file or folder.
+/// `Io`, `Corrupt`, `LimitExceeded` and `Unsupported` as the file deserves, `Io` also for what is not a regular file or
+/// folder; `InvalidArgument` for a folder without `.npy` files and an archive without arrays.
 pub fn open(path: &Path, options: &ImportOptions) -> Result<Input> {
+    open_any(path, options).map_err(Error::of_array)
+}
+
+fn open_any(path: &Path, options: &ImportOptions) -> Result<Input> {
     let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
     if metadata.is_dir() {
         return folder::open_folder(path, options);
@@ -160,7 +164,7 @@ pub fn open(path: &Path, options: &ImportOptions) -> Result<Input> {
 /// # Errors
 /// As [`open`]; `InvalidArgument` also if two files have the same stem.
 pub fn open_files(paths: &[PathBuf], options: &ImportOptions) -> Result<Input> {
-    folder::open_files(paths.to_vec(), options)
+    folder::open_files(paths.to_vec(), options).map_err(Error::of_array)
 }
 
 /// `name` with every character that a field name may not have replaced by `_`.

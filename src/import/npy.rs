@@ -189,6 +189,6 @@ impl Source for NpySource {
         self.read_inner(first, count, out)
             // Another process may have truncated the file meanwhile.
             .and_then(|()| self.map.check())
-            .map_err(|e| e.in_file(&self.path))
+            .map_err(|e| e.in_file(&self.path).of_array())
     }
 }

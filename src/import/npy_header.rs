@@ -13,7 +13,7 @@ use std::path::Path;
 
 use super::{ImportOptions, read_error};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, MAGIC_OF_NPY, Result};
 
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Longest header that is read. NumPy writes a few hundred bytes for the arrays that are supported.
@@ -66,7 +66,7 @@ impl NpyHeader {
         let [magic @ .., major, minor] = prefix;
         if magic != *MAGIC {
             return Err(Error::corrupt(
-                "magic of a .npy file",
+                MAGIC_OF_NPY,
                 "93 4e 55 4d 50 59",
                 hex(&magic),
             ));

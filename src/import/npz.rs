@@ -496,6 +496,6 @@ impl Source for NpzSource {
         self.map
             .check()
             .and(result)
-            .map_err(|e| e.in_file(&self.path))
+            .map_err(|e| e.in_file(&self.path).of_array())
     }
 }

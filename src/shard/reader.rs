@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checksum::{self, Context, Running};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::chunk::{ChunkHeader, Piece, Stream};
 use crate::format::footer::{FOOTER_LEN, Footer};
 use crate::format::header::{HEADER_FIXED, ShardHeader, expect_checksum};
@@ -70,9 +70,10 @@ impl ShardReader {
         {
             return Err(Error::corrupt(
                 "length of the shard",
-                record.file_len,
+                format_args!("{} bytes, as the manifest says", record.file_len),
                 file_len,
-            ));
+            )
+            .at_offset(record.file_len.min(file_len)));
         }
         let minimum = (HEADER_FIXED + FOOTER_LEN) as u64;
         if file_len < minimum {
@@ -80,20 +81,26 @@ impl ShardReader {
                 "length of the shard",
                 format_args!("at least {minimum} bytes"),
                 file_len,
-            ));
+            )
+            .at_offset(file_len));
         }
         let mut scratch = Vec::new();
-        let header_len =
-            ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, &mut scratch)?)?;
+        let fixed = storage.read(0..HEADER_FIXED as u64, &mut scratch)?;
+        let header_len = ShardHeader::parse_len(fixed).map_err(|e| e.within(0))?;
+        let header_bytes = storage.read(0..header_len, &mut scratch)?;
         let (header, schema, header_crc) =
-            ShardHeader::parse(storage.read(0..header_len, &mut scratch)?)?;
+            ShardHeader::parse(header_bytes).map_err(|e| e.within(0))?;
         expect_zeros(storage.as_ref(), header_len, header.end(), &mut scratch)?;
-        let footer_bytes = storage.read(file_len - FOOTER_LEN as u64..file_len, &mut scratch)?;
+        let footer_start = file_len - FOOTER_LEN as u64;
+        let footer_bytes = storage.read(footer_start..file_len, &mut scratch)?;
         let (footer, footer_crc) = Footer::parse(footer_bytes, file_len).map_err(|e| {
             // The header's version and features are known.
-            match e.is_unsupported() {
-                true => Error::corrupt("footer", "the version and feature bits of the header", e),
-                false => e,
+            match e.kind() {
+                ErrorKind::Unsupported { what, .. } => {
+                    Error::corrupt("footer", "the version and feature bits of the header", what)
+                        .at_offset(footer_start)
+                }
+                _ => e,
             }
         })?;
         if footer.shard_id != header.shard_id
@@ -104,11 +111,12 @@ impl ShardReader {
                 "footer",
                 "the shard_id, header_crc, version and feature bits of the header",
                 "others",
-            ));
+            )
+            .at_offset(footer_start));
         }
-        let index_bytes = storage.bytes(footer.index_offset..file_len - FOOTER_LEN as u64)?;
+        let index_bytes = storage.bytes(footer.index_offset..footer_start)?;
         let index = Index::validate(index_bytes, &footer, header.end(), header.samples_per_chunk)
-            .map_err(|e| e.at_offset(footer.index_offset))?;
+            .map_err(|e| e.within(footer.index_offset))?;
         let mut schema = Arc::new(schema);
         if let Some((record, manifest_schema, schema_bytes)) = listed {
             let same = record.shard_id == header.shard_id
@@ -124,7 +132,8 @@ impl ShardReader {
                         record.footer_crc
                     ),
                     format_args!("shard {} with footer_crc {footer_crc:08x}", header.shard_id),
-                ));
+                )
+                .at_offset(footer_start));
             }
             schema = Arc::clone(manifest_schema);
         }
@@ -254,7 +263,7 @@ impl ShardReader {
             samples,
             &self.schema,
         )
-        .map_err(|e| e.at_offset(entry.offset))?;
+        .map_err(|e| e.within(entry.offset))?;
         Ok(Chunk { header, entry })
     }
 

@@ -32,15 +32,23 @@ const FALSE_HEADERS: u64 = 16;
 pub(crate) struct Ends {
     pub(crate) header: Option<(ShardHeader, Schema)>,
     pub(crate) footer: Option<Footer>,
+    /// What a header says whose version is unknown and whose checksum does not hold: it is damaged, or laid out in
+    /// another way. Its chunks tell.
+    pub(crate) unsupported: Option<Error>,
 }
 
 impl Ends {
     /// Reads both ends; what is damaged is missing. Errors of the system are errors.
     pub(crate) fn read(storage: &dyn Storage) -> Result<Self> {
         let mut scratch = Vec::new();
+        let mut unsupported = None;
         let header = match read_header(storage, &mut scratch) {
             Ok(header) => Some(header),
             Err(error) if error.is_corrupt() => None,
+            Err(error) if error.is_unsupported() && !header_holds(storage, &mut scratch) => {
+                unsupported = Some(error.in_file(storage.path()));
+                None
+            }
             Err(error) => return Err(error.in_file(storage.path())),
         };
         let start = storage.len().saturating_sub(FOOTER_LEN as u64);
@@ -52,7 +60,11 @@ impl Ends {
             Err(error) if error.is_unsupported() && header.is_some() => None,
             Err(error) => return Err(error.in_file(storage.path())),
         };
-        Ok(Self { header, footer })
+        Ok(Self {
+            header,
+            footer,
+            unsupported,
+        })
     }
 
     /// The shard's id, if one of the ends knows it.
@@ -63,9 +75,18 @@ impl Ends {
 }
 
 fn read_header(storage: &dyn Storage, scratch: &mut Vec<u8>) -> Result<(ShardHeader, Schema)> {
-    let len = ShardHeader::parse_len(storage.read(0..HEADER_FIXED as u64, scratch)?)?;
-    let (header, schema, _) = ShardHeader::parse(storage.read(0..len, scratch)?)?;
+    let fixed = storage.read(0..HEADER_FIXED as u64, scratch)?;
+    let len = ShardHeader::parse_len(fixed).map_err(|e| e.within(0))?;
+    let bytes = storage.read(0..len, scratch)?;
+    let (header, schema, _) = ShardHeader::parse(bytes).map_err(|e| e.within(0))?;
     Ok((header, schema))
+}
+
+/// True if the checksum of the header holds, whatever its version.
+fn header_holds(storage: &dyn Storage, scratch: &mut Vec<u8>) -> bool {
+    let mut fixed = [0; HEADER_FIXED];
+    let read = storage.read_into(0, &mut fixed);
+    read.is_ok() && ShardHeader::checksum_holds(fixed, |len| storage.read(0..len, scratch))
 }
 
 /// A chunk that was found: its header's checksum holds.
@@ -186,7 +207,12 @@ impl Scan {
         let mut at = self.at;
         // Smaller where a block cannot be read.
         let mut block = BLOCK;
-        while at.saturating_add(overlap) < storage.len() {
+        loop {
+            // Holes of a sparse file are zeros, which no magic has.
+            at = storage.next_data(at);
+            if at.saturating_add(overlap) >= storage.len() {
+                return None;
+            }
             let end = storage.len().min(at + block + overlap);
             let Ok(bytes) = storage.read(at..end, io) else {
                 if block == BLOCK {
@@ -207,7 +233,6 @@ impl Scan {
                 block = BLOCK;
             }
         }
-        None
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::fault;
 
-use super::{Sink, Storage, check_range, record};
+use super::{Sink, Storage, check_range, holes, record};
 
 /// A file read by position.
 #[derive(Debug)]
@@ -67,15 +67,15 @@ fn read_exact_at(file: &File, mut dst: &mut [u8], mut offset: u64) -> std::io::R
 /// Opens `path` for reading, if it is a regular file (or a link to one), and returns its length.
 ///
 /// # Errors
-/// `InvalidArgument` for a folder, pipe, socket or device, none of which is opened; `Io` otherwise.
+/// `Io`, also for a folder, pipe, socket or device, none of which is opened.
 pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
     // Asked before opening: opening a pipe waits for its writer, opening a device may do anything.
     let metadata = fs::metadata(path).map_err(|e| Error::io("open", path, e))?;
     if !metadata.is_file() {
-        return Err(Error::invalid(
-            "only a regular file can be read, not a folder, pipe or device",
-        )
-        .in_file(path));
+        let what = kind_of(metadata.file_type());
+        let reason = format!("this is {what}, and only a regular file can be read; check the path");
+        let error = std::io::Error::new(std::io::ErrorKind::InvalidInput, reason);
+        return Err(Error::io("open", path, error));
     }
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
     let len = file
@@ -83,6 +83,28 @@ pub(crate) fn open_regular(path: &Path) -> Result<(File, u64)> {
         .map_err(|e| Error::io("open", path, e))?
         .len();
     Ok((file, len))
+}
+
+/// What something is that is no regular file.
+fn kind_of(file_type: fs::FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if file_type.is_fifo() {
+            return "a pipe";
+        }
+        if file_type.is_socket() {
+            return "a socket";
+        }
+        if file_type.is_block_device() || file_type.is_char_device() {
+            return "a device";
+        }
+    }
+    if file_type.is_dir() {
+        "a folder"
+    } else {
+        "something else"
+    }
 }
 
 impl Storage for FileStorage {
@@ -103,6 +125,11 @@ impl Storage for FileStorage {
         let range = offset..offset.saturating_add(dst.len() as u64);
         check_range(&self.path, self.len, &range)?;
         self.read_exact_at(dst, offset)
+    }
+
+    fn next_data(&self, offset: u64) -> u64 {
+        holes::next_data(&self.file, offset)
+            .map_or(offset, |at| at.clamp(offset, self.len.max(offset)))
     }
 
     fn bytes(&self, range: Range<u64>) -> Result<Bytes> {

@@ -4,6 +4,7 @@ mod bus_error;
 #[cfg(test)]
 mod conformance;
 pub(crate) mod file;
+mod holes;
 mod memory;
 pub(crate) mod mmap;
 mod read_ahead;
@@ -83,6 +84,12 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// # Errors
     /// As [`Storage::read`].
     fn bytes(&self, range: Range<u64>) -> Result<Bytes>;
+
+    /// Where the next bytes are, from `offset` on, that may be other than zeros: holes of sparse files are passed over
+    /// where the system tells of them.
+    fn next_data(&self, offset: u64) -> u64 {
+        offset
+    }
 
     /// Says that the bytes of `range` will be read soon.
     fn will_read(&self, _range: Range<u64>) {}

@@ -19,7 +19,7 @@ use crate::storage::{self, IoMode};
 use super::Unlisted;
 
 /// One file that may hold chunks.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) file_name: String,
@@ -79,6 +79,8 @@ impl Sources {
         } else if is_manifest {
             Self::in_folder(storage::parent(source), unlisted)
         } else {
+            // A pipe, a device: told at once.
+            storage::open(source, IoMode::Read)?;
             Ok(Self {
                 path: source.to_owned(),
                 files: vec![Source::new(source.to_owned(), None)],
@@ -207,7 +209,7 @@ impl Sources {
                     let entry = by_schema.entry(header.schema_bytes);
                     entry.or_insert((0, ordinal, schema)).0 += storage.len();
                 }
-                Ok(_) => {}
+                Ok(ends) => unsupported = unsupported.or(ends.unsupported),
                 Err(error) => unsupported = unsupported.or(Some(error)),
             }
         }

@@ -2,7 +2,7 @@
 
 mod files;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,9 @@ use crate::format::schema::Schema;
 use crate::format::shard_id::ShardId;
 use crate::shard::recover::{self, Ends, Scan};
 use crate::shard::{Scratch, ShardFileWriter, ShardReader};
-use crate::storage::{self, FileSink, IoMode, Sink, Storage, create_folder, lock_folder, publish};
+use crate::storage::{self, FileSink, IoMode, Sink, Storage};
 
+use super::made::Made;
 use super::merge::copy;
 use super::metadata;
 use super::verify::check_chunk;
@@ -115,7 +116,8 @@ impl SalvageReport {
 ///
 /// Shards come in the order of the manifest, whatever their names; others after them, by the time of their last change,
 /// then by name: without a manifest, a copy that did not keep times has another order. An intact shard that is there
-/// twice is taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
+/// twice is taken once, and in place of a damaged one with its id; a chunk that several damaged copies of
+/// a shard have is taken once. Files that an interrupted writer left under temporary names are looked through as well. An intact shard
 /// is copied; of another, the intact chunks go to a new shard, so that samples move up.
 ///
 /// # Errors
@@ -130,42 +132,58 @@ pub fn salvage(
     let mut sources = Sources::find(source, unlisted)?;
     let schema = sources.schema()?;
     check_out(source, out)?;
-    create_folder(out)?;
-    let _lock = lock_folder(out)?;
     let mut work = Work {
-        out,
+        made: Made::new(out)?,
         schema,
         listed: sources.listed()?,
         records: Vec::new(),
+        taken: HashSet::new(),
         scratch: Scratch::default(),
     };
     let mut reports = Vec::new();
-    for source in std::mem::take(&mut sources.files) {
-        let mut report = SalvagedShard {
-            file_name: source.file_name.clone(),
-            listed: source.record.is_some(),
-            first_sample: source.record.map(|record| record.first_sample),
-            num_samples: source.record.map(|record| record.num_samples),
-            ..SalvagedShard::default()
-        };
-        if let Err(error) = work.salvage_shard(&source, &mut report) {
-            // What cannot be written ends the salvage; what cannot be read is reported.
-            if error.path().is_some_and(|path| path.starts_with(out)) {
-                return Err(error);
-            }
-            report.error = Some(error);
+    let mut rest = Vec::new();
+    // Whole shards first: one that is damaged may lie whole under another name.
+    for (place, source) in (0u64..).zip(std::mem::take(&mut sources.files)) {
+        let mut report = new_report(&source);
+        match work.copy_whole(place, &source, &mut report) {
+            Ok(Copied::Whole) => reports.push((place, source, report)),
+            Ok(Copied::Stale(whole)) => rest.push((place, source, Some(whole))),
+            Ok(Copied::Damaged) => rest.push((place, source, None)),
+            Err(error) => reports.push((place, source, failed(report, error, out)?)),
         }
-        reports.push((source.record.map(|record| record.shard_id), report));
+    }
+    for (place, source, whole) in rest {
+        let mut report = new_report(&source);
+        let result = match whole {
+            Some(whole) => work
+                .copy(place, &source, &whole, &mut report)
+                .map(|()| true),
+            None => work.salvage_shard(place, &source, &mut report),
+        };
+        match result {
+            Ok(true) => reports.push((place, source, report)),
+            // It was found whole.
+            Ok(false) => {}
+            Err(error) => reports.push((place, source, failed(report, error, out)?)),
+        }
     }
     // In another file.
-    let is_found = |id| work.records.iter().any(|(_, record)| record.shard_id == id);
-    reports.retain(|(id, report)| report.error.is_none() || !id.is_some_and(is_found));
-    let mut shards: Vec<SalvagedShard> = reports.into_iter().map(|(_, report)| report).collect();
-    shards.sort_by_key(|report| report.first_sample.unwrap_or(u64::MAX));
-    work.records.sort_by_key(|(first_sample, _)| *first_sample);
-    let records: Vec<ShardRecord> = work.records.into_iter().map(|(_, r)| r).collect();
+    reports.retain(|(_, source, report)| {
+        let listed = source.record.map(|record| record.shard_id);
+        report.error.is_none() || !listed.is_some_and(|id| work.has(id))
+    });
+    reports.sort_by_key(|(place, _, report)| (report.first_sample.unwrap_or(u64::MAX), *place));
+    let mut shards: Vec<SalvagedShard> = reports.into_iter().map(|(.., report)| report).collect();
+    work.list_absent(source, &mut shards);
+    work.records.sort_by_key(|(order, _)| *order);
+    let Work {
+        made,
+        schema,
+        records,
+        ..
+    } = work;
+    let records: Vec<ShardRecord> = records.into_iter().map(|(_, record)| record).collect();
     if records.is_empty() {
-        fs::remove_dir(out).ok();
         let error = shards.into_iter().find_map(|shard| {
             let first = shard.missing.into_iter().next();
             shard.error.or(first.map(|missing| missing.error))
@@ -175,12 +193,12 @@ pub fn salvage(
         }));
     }
     let bytes = Manifest::encode(
-        &work.schema.1,
+        &schema.1,
         &metadata::encode(&sources.metadata)?,
         &records,
         false,
     )?;
-    publish(&out.join(MANIFEST_NAME), &bytes)?;
+    made.publish(&bytes)?;
     Ok(SalvageReport {
         path: out.to_owned(),
         manifest_error: sources.manifest_error,
@@ -191,6 +209,29 @@ pub fn salvage(
     })
 }
 
+fn new_report(source: &Source) -> SalvagedShard {
+    SalvagedShard {
+        file_name: source.file_name.clone(),
+        listed: source.record.is_some(),
+        first_sample: source.record.map(|record| record.first_sample),
+        num_samples: source.record.map(|record| record.num_samples),
+        ..SalvagedShard::default()
+    }
+}
+
+/// The report of a shard of which nothing was salvaged. What cannot be written ends the salvage; what cannot be read is
+/// reported.
+fn failed(report: SalvagedShard, error: Error, out: &Path) -> Result<SalvagedShard> {
+    if error.path().is_some_and(|path| path.starts_with(out)) {
+        return Err(error);
+    }
+    Ok(SalvagedShard {
+        missing: Vec::new(),
+        error: Some(error),
+        ..report
+    })
+}
+
 fn check_out(source: &Path, out: &Path) -> Result<()> {
     let mut folder = source;
     // That of a file, if it is a dataset's: other folders are free.
@@ -198,9 +239,10 @@ fn check_out(source: &Path, out: &Path) -> Result<()> {
         folder = storage::parent(source);
     }
     if real(out)?.starts_with(real(folder)?) {
-        return Err(
-            Error::invalid("this is in the damaged dataset, which stays as it is").in_file(out),
-        );
+        return Err(Error::invalid(
+            "this is in the damaged dataset, which stays as it is; choose another folder",
+        )
+        .in_file(out));
     }
     let taken = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_some(),
@@ -236,30 +278,89 @@ struct Intact {
     num_samples: u32,
 }
 
-struct Work<'a> {
-    out: &'a Path,
+/// A shard all of which is intact.
+struct Whole {
+    record: ShardRecord,
+    num_chunks: u64,
+    /// In the damaged dataset, if its manifest lists the shard.
+    first_sample: Option<u64>,
+}
+
+/// What became of a file that may be a whole shard.
+enum Copied {
+    /// It is one, and in the new dataset.
+    Whole,
+    /// It is one that has the id of a listed shard and is another: of an earlier build. The listed one comes first.
+    Stale(Whole),
+    /// It is none.
+    Damaged,
+}
+
+struct Work {
+    made: Made,
     schema: (Arc<Schema>, Vec<u8>),
     /// The shards of the damaged dataset.
     listed: Vec<ShardRecord>,
-    /// The shards of the new dataset, with what they are ordered by: their first sample in the damaged one.
-    records: Vec<(u64, ShardRecord)>,
+    /// The shards of the new dataset, with what they are ordered by: their first sample in the damaged one, and their
+    /// place among the files.
+    records: Vec<((u64, u64), ShardRecord)>,
+    /// Chunks of damaged shards that are in them: the shard, the ordinal, and the checksum of the header.
+    taken: HashSet<(ShardId, u64, u32)>,
     scratch: Scratch,
 }
 
-impl Work<'_> {
-    fn salvage_shard(&mut self, source: &Source, report: &mut SalvagedShard) -> Result<()> {
-        // Read, not mapped: a damaged disk answers with an error then, and not with a signal.
-        let storage = storage::open(&source.path, IoMode::Read)?;
-        if self.copy_intact(source, &storage, report)? {
-            return Ok(());
+impl Work {
+    /// True if the new dataset has a whole shard with this id.
+    fn has(&self, id: ShardId) -> bool {
+        self.records.iter().any(|(_, record)| record.shard_id == id)
+    }
+
+    /// Adds the listed shards that no file was: their names have others.
+    fn list_absent(&self, folder: &Path, shards: &mut Vec<SalvagedShard>) {
+        for listed in &self.listed {
+            let first_sample = Some(listed.first_sample);
+            if shards
+                .iter()
+                .any(|report| report.first_sample == first_sample)
+            {
+                continue;
+            }
+            let file_name = listed.shard_id.file_name();
+            let error = Error::corrupt("shard", "a shard that the manifest lists", "another")
+                .in_file(folder.join(&file_name));
+            let at = shards.partition_point(|report| {
+                report.first_sample.unwrap_or(u64::MAX) < listed.first_sample
+            });
+            shards.insert(
+                at,
+                SalvagedShard {
+                    file_name,
+                    listed: true,
+                    first_sample,
+                    num_samples: Some(listed.num_samples),
+                    error: Some(error),
+                    ..SalvagedShard::default()
+                },
+            );
         }
-        let ends = Ends::read(storage.as_ref())?;
+    }
+
+    /// Salvages the chunks of a damaged shard. False if the shard was found whole in another file.
+    fn salvage_shard(
+        &mut self,
+        place: u64,
+        source: &Source,
+        report: &mut SalvagedShard,
+    ) -> Result<bool> {
+        let storage = open(source)?;
+        let mut ends = Ends::read(storage.as_ref())?;
         if let Some((header, _)) = &ends.header
             && header.schema_bytes != self.schema.1
         {
-            return Err(
-                Error::invalid("its fields are not those of the dataset").in_file(&source.path)
-            );
+            return Err(Error::invalid(
+                "its fields are not those of the dataset; salvage the file on its own",
+            )
+            .in_file(&source.path));
         }
         let shard_id = ends.shard_id().or(source.named_id());
         let Some(shard_id) = shard_id else {
@@ -270,23 +371,41 @@ impl Work<'_> {
             )
             .in_file(&source.path));
         };
-        if let Some(record) = &source.record
+        let mut source = source.clone();
+        if let Some(record) = &mut source.record
             && record.shard_id != shard_id
         {
-            return Err(Error::corrupt("shard_id", record.shard_id, shard_id).in_file(&source.path));
+            // Under the name of another.
+            let mut listed = self.listed.iter();
+            let Some(listed) = listed.find(|listed| listed.shard_id == shard_id) else {
+                return Err(
+                    Error::corrupt("shard_id", record.shard_id, shard_id).in_file(&source.path)
+                );
+            };
+            *record = *listed;
+            report.first_sample = Some(listed.first_sample);
+            report.num_samples = Some(listed.num_samples);
         }
-        self.salvage_chunks(source, storage, shard_id, &ends, report)
+        if self.has(shard_id) {
+            return Ok(false);
+        }
+        let unsupported = ends.unsupported.take();
+        let is_new = self.salvage_chunks(place, &source, storage, shard_id, &ends, report)?;
+        match unsupported {
+            Some(error) if is_new && report.salvaged_chunks == 0 => Err(error),
+            _ => Ok(is_new),
+        }
     }
 
     /// Copies a shard if all of it is intact.
-    fn copy_intact(
+    fn copy_whole(
         &mut self,
+        place: u64,
         source: &Source,
-        storage: &Arc<dyn Storage>,
         report: &mut SalvagedShard,
-    ) -> Result<bool> {
-        let Ok(shard) = ShardReader::open(Arc::clone(storage), true) else {
-            return Ok(false);
+    ) -> Result<Copied> {
+        let Ok(shard) = ShardReader::open(open(source)?, true) else {
+            return Ok(Copied::Damaged);
         };
         let record = shard.record();
         // Whatever its name.
@@ -309,7 +428,7 @@ impl Work<'_> {
             .in_file(&source.path));
         }
         if shard.schema_bytes() != self.schema.1 {
-            return Ok(false);
+            return Ok(Copied::Damaged);
         }
         for number in 0..shard.num_chunks() {
             let chunk = shard.chunk(number, &mut self.scratch.io);
@@ -317,36 +436,56 @@ impl Work<'_> {
                 .and_then(|chunk| check_chunk(&shard, &chunk, &mut self.scratch))
                 .is_err()
             {
-                return Ok(false);
+                return Ok(Copied::Damaged);
             }
         }
-        let name = record.shard_id.file_name();
-        report.listed = listed.is_some();
-        report.first_sample = listed.map(|listed| listed.first_sample);
-        report.num_samples = Some(record.num_samples);
-        let mut copied = self.records.iter();
-        if copied.any(|(_, copied)| copied.shard_id == record.shard_id) {
-            report.new_file_name = Some(name);
-            return Ok(true);
+        let whole = Whole {
+            record,
+            num_chunks: shard.num_chunks(),
+            first_sample: listed.map(|listed| listed.first_sample),
+        };
+        let mut ids = self.listed.iter().map(|listed| listed.shard_id);
+        if listed.is_none() && ids.any(|id| id == record.shard_id) {
+            return Ok(Copied::Stale(whole));
         }
-        copy(&source.path, self.out.join(&name))?;
-        report.new_file_name = Some(name);
-        report.salvaged_samples = record.num_samples;
-        report.salvaged_chunks = shard.num_chunks();
-        let first_sample = report.first_sample.unwrap_or(u64::MAX);
-        self.records.push((first_sample, record));
-        Ok(true)
+        self.copy(place, source, &whole, report)?;
+        Ok(Copied::Whole)
     }
 
-    /// Finds the intact chunks, and writes them to a new shard.
+    /// Copies a whole shard, unless one with its id was copied before.
+    fn copy(
+        &mut self,
+        place: u64,
+        source: &Source,
+        whole: &Whole,
+        report: &mut SalvagedShard,
+    ) -> Result<()> {
+        let record = whole.record;
+        let name = record.shard_id.file_name();
+        report.listed = whole.first_sample.is_some();
+        report.first_sample = whole.first_sample;
+        report.num_samples = Some(record.num_samples);
+        if !self.has(record.shard_id) {
+            copy(&source.path, self.made.file(&name))?;
+            report.salvaged_samples = record.num_samples;
+            report.salvaged_chunks = whole.num_chunks;
+            let first_sample = whole.first_sample.unwrap_or(u64::MAX);
+            self.records.push(((first_sample, place), record));
+        }
+        report.new_file_name = Some(name);
+        Ok(())
+    }
+
+    /// Finds the intact chunks, and writes them to a new shard. False if other files had them all.
     fn salvage_chunks(
         &mut self,
+        place: u64,
         source: &Source,
         storage: Arc<dyn Storage>,
         shard_id: ShardId,
         ends: &Ends,
         report: &mut SalvagedShard,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let file_len = storage.len();
         let mut scan = Scan::new(storage, shard_id, ends, &self.schema.0, &self.schema.1)?;
         let mut intact: Vec<Intact> = Vec::new();
@@ -407,10 +546,18 @@ impl Work<'_> {
             report,
         );
         if intact.is_empty() {
-            return Ok(());
+            return Ok(true);
+        }
+        // What another damaged copy has is taken once.
+        intact.retain(|chunk| {
+            let taken = (shard_id, chunk.number, chunk.entry.header_crc);
+            self.taken.insert(taken)
+        });
+        if intact.is_empty() {
+            return Ok(false);
         }
         let new_id = derived_id(shard_id, &intact);
-        let sink = FileSink::create(self.out.join(new_id.file_name()))?;
+        let sink = FileSink::create(self.made.file(&new_id.file_name()))?;
         let header = recover::header_like(scan.reader(), new_id, per_chunk);
         let mut writer = ShardFileWriter::create(sink, &header)?;
         for chunk in &intact {
@@ -430,10 +577,18 @@ impl Work<'_> {
         report.new_file_name = Some(new_id.file_name());
         report.salvaged_samples = record.num_samples;
         report.salvaged_chunks = intact.len() as u64;
-        let first_sample = report.first_sample.unwrap_or(u64::MAX);
-        self.records.push((first_sample, record));
-        Ok(())
+        // Beside what is listed of the shard, also from a copy that is not.
+        let mut listed = self.listed.iter();
+        let listed = listed.find(|listed| listed.shard_id == shard_id);
+        let first_sample = listed.map_or(u64::MAX, |listed| listed.first_sample);
+        self.records.push(((first_sample, place), record));
+        Ok(true)
     }
+}
+
+/// Opens a file to be read, not mapped: a damaged disk answers with an error then, and not with a signal.
+fn open(source: &Source) -> Result<Arc<dyn Storage>> {
+    storage::open(&source.path, IoMode::Read)
 }
 
 /// Lists the chunks between those that are intact, and after them if it is known how many there were.

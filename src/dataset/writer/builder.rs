@@ -152,7 +152,8 @@ impl ShardWriterBuilder {
         let schema = dataset.schema().clone();
         if !self.fields.is_empty() && self.schema()? != schema {
             return Err(Error::invalid(
-                "the fields differ from those of the dataset (name, dtype, shape, encoding or static scales)",
+                "the fields differ from those of the dataset (name, dtype, shape, encoding or static scales); append with the \
+                 same, or write another dataset",
             )
             .in_file(path));
         }

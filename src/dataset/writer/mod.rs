@@ -384,7 +384,9 @@ impl ShardWriter {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         Err(error.unwrap_or_else(|| {
-            Error::invalid("this writer failed before; its dataset was not committed")
+            Error::invalid(
+                "this writer failed before; its dataset was not committed, write it again",
+            )
         }))
     }
 

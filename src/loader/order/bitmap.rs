@@ -76,7 +76,7 @@ impl Bitmap {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (words, rest) = bytes.as_chunks::<8>();
         let corrupt = |what: &'static str, expected: String, found: String| {
-            Err(Error::corrupt(what, expected, found))
+            Err(Error::corrupt(what, expected, found).of_bitmap())
         };
         let [magic, len, digest, words @ ..] = words else {
             return corrupt(
@@ -233,7 +233,9 @@ mod tests {
                     .all(|(i, &is_in)| back.contains(i) == is_in)
             );
             for end in 0..bytes.len() {
-                assert!(Bitmap::from_bytes(&bytes[..end]).unwrap_err().is_corrupt());
+                let error = Bitmap::from_bytes(&bytes[..end]).unwrap_err();
+                assert!(error.is_corrupt());
+                assert!(error.to_string().ends_with("make it again"), "{error}");
             }
             for bit in 0..bytes.len() * 8 {
                 let mut bad = bytes.clone();
