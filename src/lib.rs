@@ -42,6 +42,9 @@ mod error;
 mod fault;
 mod filter;
 mod format;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod import;
 mod kernel;
 mod loader;

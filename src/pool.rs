@@ -51,7 +51,8 @@ struct Inner {
     peak: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
-    /// Buffers beyond this many bytes in the pool are freed instead of kept.
+    /// Buffers that come back are freed instead of kept if they, those that are kept, and those in use would be more
+    /// bytes than this.
     keep: AtomicU64,
 }
 
@@ -92,8 +93,19 @@ impl Free {
         Some(self.buffers.remove(i))
     }
 
-    /// A new buffer. Others of its size may become free beside it.
-    fn make(&mut self, need: usize, keep: u64) -> Option<Part> {
+    /// A new buffer, within `room` bytes for it and all that are free: of those, the ones that were used longest ago make
+    /// room for it. Others of its size may become free beside it.
+    fn make(&mut self, need: usize, room: u64) -> Option<Part> {
+        let left = room.saturating_sub(need as u64);
+        let mut num_freed = 0;
+        for part in &self.buffers {
+            if self.bytes <= left {
+                break;
+            }
+            self.bytes -= part.len() as u64;
+            num_freed += 1;
+        }
+        self.buffers.drain(..num_freed);
         let count = if self.made == need {
             (SLAB / need.max(1)).clamp(1, SLAB_BUFFERS)
         } else {
@@ -101,7 +113,7 @@ impl Free {
         };
         self.made = need;
         // What may not be kept is not made in advance.
-        let spare = keep.saturating_sub(self.bytes) / (need as u64).max(1);
+        let spare = left.saturating_sub(self.bytes) / (need as u64).max(1);
         let count = count.min(
             usize::try_from(spare)
                 .unwrap_or(usize::MAX)
@@ -179,12 +191,16 @@ impl Inner {
             &self.misses
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        recycled.or_else(|| free.make(need, keep))
+        recycled.or_else(|| {
+            let in_use = self.in_use.load(Ordering::Relaxed);
+            free.make(need, keep.saturating_sub(in_use))
+        })
     }
 }
 
 impl BufferPool {
-    /// A pool that keeps up to `keep` bytes of returned buffers; or an allocator in place of it.
+    /// A pool that keeps returned buffers as long as they and those in use are at most `keep` bytes; or an allocator in
+    /// place of it.
     pub(crate) fn new(keep: u64, allocator: Option<Arc<dyn HostAllocator>>) -> Self {
         let pool = Self {
             allocator,
@@ -205,6 +221,11 @@ impl BufferPool {
         }
     }
 
+    /// A buffer of the pool's own, whatever the allocator.
+    pub(crate) fn take_own(&self, len: usize) -> Result<PooledBuffer> {
+        self.inner.take(len)
+    }
+
     fn ask(&self, allocator: &dyn HostAllocator, len: usize) -> Result<Box<dyn HostMemory>> {
         self.inner.misses.fetch_add(1, Ordering::Relaxed);
         let error = |e| Error::io("allocate memory of a batch", "", e);
@@ -220,7 +241,7 @@ impl BufferPool {
         Ok(memory)
     }
 
-    /// The bytes of returned buffers that it keeps: the memory budget of a loader.
+    /// The bytes up to which it keeps returned buffers: the memory budget of a loader.
     pub(crate) fn budget(&self) -> Option<u64> {
         Some(self.inner.keep.load(Ordering::Relaxed)).filter(|&keep| keep > 0)
     }
@@ -284,7 +305,7 @@ impl Drop for PooledBuffer {
             return;
         };
         let bytes = memory.len() as u64;
-        self.pool.in_use.fetch_sub(bytes, Ordering::Relaxed);
+        let in_use = self.pool.in_use.fetch_sub(bytes, Ordering::Relaxed) - bytes;
         let Memory::Part(part) = memory else {
             return;
         };
@@ -297,7 +318,7 @@ impl Drop for PooledBuffer {
             .free
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if free.bytes + bytes <= keep {
+        if in_use.saturating_add(free.bytes + bytes) <= keep {
             free.bytes += bytes;
             free.buffers.push(part);
         }
@@ -343,6 +364,29 @@ mod tests {
         assert_eq!((b.as_ref().as_ptr(), b.as_ref().len()), (address, 990));
         let stats = pool.stats();
         assert_eq!((stats.hits, stats.misses, stats.in_use), (1, 1, 1024));
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_in_use_are_no_more_than_was_asked_for() -> Result<()> {
+        let pool = BufferPool::new(64 << 10, None);
+        let total = || {
+            let free = pool.inner.free.lock().unwrap();
+            let listed: usize = free.buffers.iter().map(Part::len).sum();
+            assert_eq!(listed as u64, free.bytes);
+            free.bytes + pool.stats().in_use
+        };
+        let mut in_use = Vec::new();
+        for i in 1..200usize {
+            in_use.push(pool.take(1024 * (i % 7 + 1))?);
+            assert!(total() <= 64 << 10, "{i}");
+            // The oldest go back.
+            while pool.stats().in_use > 40 << 10 {
+                in_use.remove(0);
+                assert!(total() <= 64 << 10, "{i}");
+            }
+        }
+        assert!(pool.stats().hits > 100, "{:?}", pool.stats());
         Ok(())
     }
 

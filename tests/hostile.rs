@@ -441,6 +441,73 @@ fn record(folder: &Path, name: &str, bytes: &[u8], dataset: Option<&Dataset>) {
     fs::write(folder.join(format!("{name}.json")), outcome.to_string()).unwrap();
 }
 
+/// In memory if possible.
+fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
+/// `salvage` of a forged shard: at least what `verify` calls intact, all of it readable and as the shard's reader reads
+/// it, and the rest listed. Returns the samples that were salvaged.
+fn check_salvage(
+    bytes: &[u8],
+    dataset: Option<&Dataset>,
+    folder: &Path,
+    what: &str,
+) -> Result<u64> {
+    let (path, out) = (folder.join("mutant.tshard"), folder.join("out"));
+    fs::write(&path, bytes).unwrap();
+    fs::remove_dir_all(&out).ok();
+    let verified = dataset.map(|dataset| dataset.verify(&|_| ()));
+    let intact = verified.as_ref().map_or(0, |report| report.intact_samples);
+    let report = match salvage(&path, &out, Unlisted::Auto) {
+        Ok(report) => report,
+        Err(error) => {
+            assert_typed(&error, what);
+            assert_eq!(intact, 0, "{what}: nothing is salvaged: {error}");
+            return Ok(0);
+        }
+    };
+    assert!(
+        report.num_samples >= intact,
+        "{what}: {} of {intact} intact samples: {report:?}",
+        report.num_samples
+    );
+    let salvaged = Dataset::open(&out)?;
+    let damage = salvaged.verify(&|_| ()).damage;
+    assert!(damage.is_empty(), "{what}: {damage:?}");
+    let samples = read_all(&salvaged)?;
+    assert_eq!(samples.len() as u64, report.num_samples, "{what}");
+    assert_consistent(&salvaged, &samples, what);
+    let Some(dataset) = dataset else {
+        return Ok(report.num_samples);
+    };
+    // Those that are not listed as missing.
+    let missing = &report.shards[0].missing;
+    let is_missing = |id: &u64| missing.iter().any(|missing| missing.samples.contains(id));
+    // Nothing of a chunk whose values `verify` cannot read. (One that the index describes wrongly may be intact.)
+    for damage in verified.iter().flat_map(|report| &report.damage) {
+        let location = damage.error.location();
+        if let (Some(chunk), Some(_)) = (location.chunk, &location.field) {
+            assert!(
+                is_missing(&(chunk * 3)),
+                "{what}: chunk {chunk}: {damage:?}"
+            );
+        }
+    }
+    for (sample, id) in samples.iter().zip((0..).filter(|id| !is_missing(id))) {
+        // What the index leads to may be damaged, or another chunk.
+        if let Ok(original) = dataset.get(id) {
+            assert!(sample.same_values(&original), "{what}: sample {id}");
+        }
+    }
+    Ok(report.num_samples)
+}
+
 #[test]
 fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
     let mut random = random(5);
@@ -450,13 +517,17 @@ fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
         .map(|c| rich_shard(c))
         .collect::<Result<_>>()?;
     let folder = std::env::var_os("TENSORSHARD_MUTANT_FOLDER").map(PathBuf::from);
-    let mut accepted = 0;
+    let scratch = scratch();
+    let (mut accepted, mut salvaged) = (0, 0);
     for mutant in 0..mutants {
         let mut forged = forges[mutant % forges.len()].clone();
         edit(&mut forged, &mut random);
         forged.sign();
         let what = format!("mutant {mutant}");
         let dataset = check_bounded(&forged.bytes, &what);
+        if mutant % 8 == 0 {
+            salvaged += check_salvage(&forged.bytes, dataset.as_ref(), scratch.path(), &what)?;
+        }
         if let Some(folder) = &folder
             && mutant % 4 == 0
         {
@@ -496,6 +567,11 @@ fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
     assert!(
         accepted > 0,
         "no mutant was accepted: the checksums must be wrong"
+    );
+    // Three chunks of seven samples; most mutants have an intact one.
+    assert!(
+        salvaged > mutants as u64 / 8 * 3,
+        "{salvaged} samples salvaged"
     );
     Ok(())
 }

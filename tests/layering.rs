@@ -65,6 +65,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     // Beside them: other people's files.
     ("import", &["storage"]),
+    // Doors for fuzz targets, in their builds only.
+    ("fuzzing", &["format", "quant"]),
     // The command: it says `tensorshard::`, and what follows is public (see below).
     ("cli", &[]),
 ];

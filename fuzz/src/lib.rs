@@ -191,6 +191,12 @@ pub fn valid_shards() -> Vec<Vec<u8>> {
     shards
 }
 
+/// The length of a shard's header.
+pub fn header_len(shard: &[u8]) -> usize {
+    let len = shard[12..16].try_into().expect("4 bytes");
+    u32::from_le_bytes(len) as usize
+}
+
 /// Seven samples of fixed, quantized, filtered, split and ragged fields.
 pub fn write_dataset(path: &std::path::Path, codec: &str, quantizer: &str, max_shard_len: u64) {
     try_write_dataset(path, codec, quantizer, max_shard_len).expect("a valid dataset");

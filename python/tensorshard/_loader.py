@@ -121,7 +121,8 @@ class Loader:
         shuffle_window: Chunks that are mixed with each other, 64 unless given.
         num_workers: Threads that decode; 0 for one per core. Never changes the order.
         prefetch: Batches that are decoded ahead, 8 unless given. Never changes the order.
-        memory_budget: Bytes that open batches may take, 1 GiB unless given. Never changes the order.
+        memory_budget: Bytes that batches may take, those you hold and memory kept to be used again included, 1 GiB
+            unless given. Each worker takes about a stored and a decoded chunk beside it. Never changes the order.
         io: How files are read: `"auto"`, `"mmap"` or `"read"`.
         verify_checksums: Compare checksums before decoding.
         damaged: What happens to damaged chunks: `"error"`, or `"skip"`, which leaves their samples out; `skipped` lists

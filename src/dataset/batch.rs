@@ -149,11 +149,17 @@ pub(crate) struct RaggedParts {
     padded: Option<Vec<usize>>,
     /// Which dims vary.
     variable: Vec<usize>,
-    mask: Vec<u8>,
+    /// Padded only.
+    mask: Option<PooledBuffer>,
     mask_shape: Vec<usize>,
 }
 
 impl RaggedParts {
+    /// Which cells of the padded dims are values; empty if there are none.
+    pub(crate) fn mask(&self) -> &[u8] {
+        self.mask.as_ref().map_or(&[], AsRef::as_ref)
+    }
+
     fn shape(&self, sample: usize) -> &[usize] {
         let start = if sample == 0 {
             0
@@ -293,7 +299,7 @@ impl FieldBatch {
             .ragged
             .as_ref()
             .filter(|parts| parts.padded.is_some())?;
-        Some((&parts.mask_shape, &parts.mask))
+        Some((&parts.mask_shape, parts.mask()))
     }
 
     /// Quantized output: the scales, sample after sample, or the static ones of the field.
@@ -508,7 +514,7 @@ impl FieldLayout {
                 let name = dataset.schema().fields()[self.ordinal].name();
                 return Err(Error::invalid(message).in_field(name));
             }
-            parts.fill_mask()?;
+            parts.fill_mask(pool)?;
             arrays.push((pool.take(total)?, layout));
             return Ok(Some(Arc::new(parts)));
         };
@@ -634,18 +640,16 @@ impl RaggedParts {
     }
 
     /// Which cells of the padded dims are values.
-    fn fill_mask(&mut self) -> Result<()> {
+    fn fill_mask(&mut self, pool: &BufferPool) -> Result<()> {
         let Some(padded) = &self.padded else {
             return Ok(());
         };
         let num_samples = self.ends.len();
         let inner: Vec<usize> = self.variable.iter().map(|&dim| padded[dim]).collect();
         let cells = elements(&inner);
-        let mut mask = Vec::new();
-        let len = cells.saturating_mul(num_samples);
-        mask.try_reserve_exact(len).map_err(|_| too_large())?;
-        mask.resize(len, 0u8);
-        for (i, cells) in mask.chunks_exact_mut(cells.max(1)).enumerate() {
+        let len = cells.checked_mul(num_samples).ok_or_else(too_large)?;
+        let mut mask = pool.take_own(len)?;
+        for (i, cells) in mask.as_mut().chunks_exact_mut(cells.max(1)).enumerate() {
             let shape: Vec<usize> = self
                 .variable
                 .iter()
@@ -661,7 +665,7 @@ impl RaggedParts {
                 *value = u8::from(inside);
             }
         }
-        self.mask = mask;
+        self.mask = Some(mask);
         self.mask_shape = std::iter::once(num_samples).chain(inner).collect();
         Ok(())
     }

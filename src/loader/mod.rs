@@ -523,18 +523,28 @@ impl Loader {
                 self.affordable_samples(batch_size, sample_bytes, most)
                     .min(chunk)
             }
-            Shuffle::None | Shuffle::Exact => {
-                let sample_bytes = self.sample_bytes().unwrap_or(0);
-                self.affordable_samples(batch_size, sample_bytes, self.options.prefetch as u64)
-            }
+            Shuffle::None | Shuffle::Exact => match self.sample_bytes() {
+                Some(bytes) => {
+                    self.affordable_samples(batch_size, bytes, self.options.prefetch as u64)
+                }
+                // The first batch tells how large they are: see `Options::round_batches`.
+                None => batch_size,
+            },
         }
     }
 
-    /// Samples of up to `most` batches, as long as two rounds of them and a batch on each side fit in the budget.
+    /// The samples of [`affordable_batches`].
     fn affordable_samples(&self, batch_size: u64, sample_bytes: u64, most: u64) -> u64 {
-        let batch_bytes = sample_bytes.saturating_mul(batch_size).max(1);
-        let affordable = (self.batch_budget() / batch_bytes).saturating_sub(2) / 2;
-        batch_size.saturating_mul(affordable.clamp(1, most))
+        let batch_bytes = sample_bytes.saturating_mul(batch_size);
+        batch_size.saturating_mul(affordable_batches(self.batch_budget(), batch_bytes, most))
+    }
+
+    /// Batches that a round spans at most, if their size is known only when they are laid out, and a round is a choice.
+    fn round_batches(&self) -> Option<u64> {
+        let windowed = matches!(self.options.shuffle, Shuffle::Windowed { .. });
+        let chosen = !windowed && self.buckets.is_none() && self.sample_bytes().is_none();
+        let in_chunks = self.options.shuffle == Shuffle::None && !self.is_listed();
+        (chosen && !in_chunks).then_some(self.options.prefetch as u64)
     }
 
     /// Positions over which the window of a dataset reaches.
@@ -575,4 +585,10 @@ impl Loader {
             self.options.memory_budget
         )))
     }
+}
+
+/// Up to `most` batches of a round, as long as two rounds of them and a batch on each side fit in the budget.
+fn affordable_batches(budget: u64, batch_bytes: u64, most: u64) -> u64 {
+    let affordable = (budget / batch_bytes.max(1)).saturating_sub(2) / 2;
+    affordable.clamp(1, most)
 }

@@ -93,6 +93,7 @@ impl Begun {
             ahead: (loader.options.prefetch as u64).max(round),
             batch_budget: loader.batch_budget(),
             batch_bytes: sample_bytes.saturating_mul(batch_size as u64),
+            round_batches: loader.round_batches(),
             decoded_per_sample: keeper.as_ref().map_or(1, |keeper| keeper.group()),
             ragged: loader.stores[0].layouts.iter().any(|l| l.is_ragged()),
             sources: loader.part_sources()?,

@@ -113,12 +113,12 @@ impl OpenBatch {
         }
     }
 
-    /// Allocates the buffers. False if shapes are still missing.
-    pub(super) fn lay_out(&mut self, context: &Context<'_>) -> Result<bool> {
+    /// Allocates the buffers, and returns their bytes. `None` if shapes are still missing.
+    pub(super) fn lay_out(&mut self, context: &Context<'_>) -> Result<Option<u64>> {
         let shapes: Option<Vec<&Arc<ChunkShapes>>> =
             self.visits.iter().map(|visit| visit.get()).collect();
         let Some(shapes) = shapes else {
-            return Ok(false);
+            return Ok(None);
         };
         let mut arrays = Vec::new();
         let mut padded = Vec::with_capacity(context.layouts.len());
@@ -155,8 +155,14 @@ impl OpenBatch {
             }
         }
         let num_slots = self.ids.len().saturating_mul(slots);
+        let bytes = arrays
+            .iter()
+            .map(|(buffer, _)| buffer.as_ref().len() as u64);
+        let masks = self.ragged.iter().flatten();
+        let masks = masks.map(|parts| parts.mask().len() as u64);
+        let bytes = bytes.chain(masks).sum();
         self.owner = Some(SlotOwner::new(num_slots, arrays).ok_or_else(plan_bug)?);
-        Ok(true)
+        Ok(Some(bytes))
     }
 
     pub(super) fn finish(self, context: &Context<'_>, index: u64) -> Option<Batch> {

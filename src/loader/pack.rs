@@ -465,14 +465,14 @@ mod tests {
     fn chunks_of_which_little_is_wanted_are_sparse() {
         let options = Pack::new("tokens", 6);
         let table = PackTable::new(Geometry::of(&[(8, 4)]), &options, &Steps::Same(6)).unwrap();
-        let sparse = |windows: &[u32]| {
+        let visit = |windows: &[u32]| {
             let entry = |(slot, &row): (u32, &u32)| Entry {
                 row,
                 count: 1,
                 batch: 0,
                 slot,
             };
-            let visit = Visit {
+            Visit {
                 place: ChunkPlace {
                     source: 0,
                     shard: 0,
@@ -482,12 +482,22 @@ mod tests {
                 },
                 entries: (0..).zip(windows).map(entry).collect(),
                 keeps: Vec::new(),
-            };
-            let visits = table.visits(&visit);
+            }
+        };
+        let sparse = |windows: &[u32]| {
+            let visits = table.visits(&visit(windows));
             visits.iter().map(|visit| visit.sparse).collect::<Vec<_>>()
         };
         assert_eq!(sparse(&[0, 1, 2, 3]), [false]);
         assert_eq!(sparse(&[2]), [true]);
         assert_eq!(sparse(&[1, 3, 4]), [false, true]);
+        // Three of ten samples, or of six.
+        for (num_samples, is_sparse) in [(10, true), (6, false)] {
+            let geometry = Geometry::of(&[(num_samples, num_samples)]);
+            let table = PackTable::new(geometry, &options, &Steps::Same(6)).unwrap();
+            let mut visit = visit(&[0, 1, 2]);
+            visit.place.num_samples = num_samples;
+            assert_eq!(table.visits(&visit)[0].sparse, is_sparse, "{num_samples}");
+        }
     }
 }

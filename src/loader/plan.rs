@@ -170,6 +170,12 @@ impl Planner {
         Ok(planner)
     }
 
+    /// Makes rounds of listed samples span so many batches.
+    pub(crate) fn set_round(&mut self, batches: u64) {
+        let own = (self.share.global_batch / self.share.world).max(1);
+        self.span = batches.saturating_mul(own).max(1);
+    }
+
     /// Samples of batch `batch`.
     pub(crate) fn batch_len(&self, batch: u64) -> u64 {
         self.share.batch_len(batch)

@@ -13,6 +13,7 @@ use crate::pool::{BufferPool, PooledBuffer};
 use crate::shard::RowRun;
 
 use super::Store;
+use super::affordable_batches;
 use super::open::{OpenBatch, VisitShapes, WaitingVisit};
 use super::parts::{PartVisit, Sources};
 use super::plan::{Planner, Visit};
@@ -30,6 +31,9 @@ pub(super) struct Options {
     pub(super) decoded_per_sample: u64,
     /// Bytes of a batch, where samples have one size.
     pub(super) batch_bytes: u64,
+    /// Batches that a round spans at most, as far as the budget allows, if samples differ in size. The first round has
+    /// one.
+    pub(super) round_batches: Option<u64>,
     pub(super) ragged: bool,
     /// What the ids of the order are.
     pub(super) sources: Sources,
@@ -47,6 +51,8 @@ pub(super) struct Running {
     next_visit: u64,
     /// Batches before this one are laid out.
     laid_out: u64,
+    /// Bytes of the largest batch that was laid out, 0 before the first.
+    largest: u64,
     /// Samples that were decoded before their time, by position.
     kept: HashMap<u64, SlotOwner<PooledBuffer>>,
     /// The first batch that needs shapes which could not be read: nothing from it on is delivered.
@@ -104,6 +110,7 @@ impl Running {
             waiting: VecDeque::new(),
             next_visit: 0,
             laid_out: 0,
+            largest: 0,
             kept: HashMap::new(),
             end: u64::MAX,
             planning: Duration::ZERO,
@@ -138,9 +145,10 @@ impl Running {
         self.workers.num_threads()
     }
 
-    /// True if every batch of the epoch has been planned.
+    /// True if every batch of the epoch has been planned, and has its memory.
     pub(super) fn is_planned(&self) -> bool {
-        self.planner.planned_batches() >= self.planner.num_batches()
+        let end = self.first_open + self.open.len() as u64;
+        self.planner.planned_batches() >= self.planner.num_batches() && self.laid_out >= end
     }
 
     /// Batches that are planned and not delivered.
@@ -245,30 +253,35 @@ impl Running {
         let last_ahead = self.first_open.saturating_add(ahead);
         // The next visit waits for a batch that only the next round completes, and those behind it for it: visits are
         // in the order of their blocks, and in a block the first may begin later than others.
-        let starts = |visit: &WaitingVisit| {
-            let first = visit.batches.first();
-            first.is_some_and(|&batch| batch <= last_ahead)
-        };
-        if context.options.ragged
+        let stuck = context.options.ragged
             && context.need == Need::Next
             && self.waiting.front().is_some_and(|visit| {
                 visit.shapes.get().is_some()
                     && visit.batches.last().is_some_and(|&batch| batch >= planned)
-            })
-            && self.waiting.iter().any(starts)
-        {
+            });
+        let waits = |last: u64| {
+            let starts = |visit: &WaitingVisit| visit.batches.first().is_some_and(|&b| b <= last);
+            stuck && self.waiting.iter().any(starts)
+        };
+        // The next batch waits as well.
+        if waits(self.first_open) {
             return true;
         }
-        if planned > last_ahead {
+        if planned > last_ahead && !waits(last_ahead) {
             return false;
         }
         let open_bytes = context.pool.stats().in_use;
-        // Batches that the next round opens.
+        // Batches that are open and take no memory yet, and those that the next round opens.
         let open_end = self.first_open + self.open.len() as u64;
-        let more = (self.planner.reach() + 1).saturating_sub(open_end);
-        // Ragged batches: as large as those that are open.
-        let average = open_bytes.checked_div(self.open.len() as u64).unwrap_or(0);
-        let mut next_bytes = more.saturating_mul(context.options.batch_bytes.max(average));
+        let more = (self.planner.reach() + 1)
+            .max(open_end)
+            .saturating_sub(self.laid_out);
+        // Ragged batches: as large as the largest so far. The first tells.
+        let each = context.options.batch_bytes.max(self.largest);
+        if context.options.ragged && each == 0 && !self.open.is_empty() {
+            return false;
+        }
+        let mut next_bytes = more.saturating_mul(each);
         if matches!(context.need, Need::Epoch(_)) {
             next_bytes = next_bytes.saturating_mul(context.options.decoded_per_sample);
         }
@@ -383,10 +396,16 @@ impl Running {
             let Some(batch) = self.batch_mut(number) else {
                 return Ok(());
             };
-            if !batch.lay_out(context)? {
+            let Some(bytes) = batch.lay_out(context)? else {
                 return Ok(());
-            }
+            };
             self.laid_out += 1;
+            self.largest = self.largest.max(bytes).max(1);
+            if let Some(most) = context.options.round_batches {
+                let budget = context.options.batch_budget;
+                let batches = affordable_batches(budget, self.largest, most);
+                self.planner.set_round(batches);
+            }
         }
         Ok(())
     }

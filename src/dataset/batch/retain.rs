@@ -37,7 +37,8 @@ impl FieldBatch {
         let after = keep.iter().filter(|&&keep| keep).count();
         let rows = |bytes: &[u8]| {
             let row = bytes.len().checked_div(before).unwrap_or(0);
-            gather(bytes, kept(keep).map(|i| i * row..(i + 1) * row), pool)
+            let ranges = kept(keep).map(|i| i * row..(i + 1) * row);
+            gather(bytes, ranges, |len| pool.take(len))
         };
         let own = |bytes: &Bytes| rows(bytes).map(Bytes::from_owner);
         self.num_samples = after;
@@ -50,13 +51,13 @@ impl FieldBatch {
             self.shape[0] = after;
             return Ok(());
         };
-        let new = parts.retain(keep);
+        let new = parts.retain(keep, pool)?;
         if parts.padded.is_some() {
             self.data = Values::new(rows(self.data.as_slice())?);
             self.shape[0] = after;
         } else {
             let ranges = kept(keep).map(|i| parts.byte_offsets[i]..parts.byte_offsets[i + 1]);
-            self.data = Values::new(gather(self.data.as_slice(), ranges, pool)?);
+            self.data = Values::new(gather(self.data.as_slice(), ranges, |len| pool.take(len))?);
             // Entries of the first axis: whole rows, or elements.
             let entries = new.offsets.last().copied().unwrap_or(0);
             self.shape[0] = usize::try_from(entries).unwrap_or(0);
@@ -67,14 +68,18 @@ impl FieldBatch {
 }
 
 impl RaggedParts {
-    fn retain(&self, keep: &[bool]) -> Self {
+    fn retain(&self, keep: &[bool], pool: &BufferPool) -> Result<Self> {
         let mut new = Self {
             padded: self.padded.clone(),
             variable: self.variable.clone(),
             mask_shape: self.mask_shape.clone(),
             ..Self::default()
         };
-        let cells = self.mask.len().checked_div(keep.len()).unwrap_or(0);
+        let cells = self.mask().len().checked_div(keep.len()).unwrap_or(0);
+        let ranges = kept(keep).map(|i| i * cells..(i + 1) * cells);
+        if self.mask.is_some() {
+            new.mask = Some(gather(self.mask(), ranges, |len| pool.take_own(len))?);
+        }
         let (mut entries, mut bytes) = (0, 0);
         new.offsets.push(0);
         new.byte_offsets.push(0);
@@ -86,13 +91,11 @@ impl RaggedParts {
             bytes += self.byte_offsets[i + 1] - self.byte_offsets[i];
             new.offsets.push(entries);
             new.byte_offsets.push(bytes);
-            new.mask
-                .extend_from_slice(&self.mask[i * cells..(i + 1) * cells]);
         }
         if let Some(samples) = new.mask_shape.first_mut() {
             *samples = new.ends.len();
         }
-        new
+        Ok(new)
     }
 }
 
@@ -100,14 +103,13 @@ fn kept(keep: &[bool]) -> impl Iterator<Item = usize> + Clone + '_ {
     (0..keep.len()).filter(|&i| keep[i])
 }
 
-/// Some ranges of `bytes`, one after the other, in a buffer of the pool.
+/// Some ranges of `bytes`, one after the other, in a buffer that `take` gives.
 fn gather(
     bytes: &[u8],
     ranges: impl Iterator<Item = std::ops::Range<usize>> + Clone,
-    pool: &BufferPool,
+    take: impl FnOnce(usize) -> Result<PooledBuffer>,
 ) -> Result<PooledBuffer> {
-    let total = ranges.clone().map(|range| range.len()).sum();
-    let mut buffer = pool.take(total)?;
+    let mut buffer = take(ranges.clone().map(|range| range.len()).sum())?;
     let mut at = 0;
     for range in ranges {
         let to = at + range.len();
