@@ -493,7 +493,7 @@ mod tests {
         assert_eq!(sparse(&[1, 3, 4]), [false, true]);
         // Three of ten samples, or of six.
         for (num_samples, is_sparse) in [(10, true), (6, false)] {
-            let geometry = Geometry::of(&[(num_samples, num_samples)]);
+            let geometry = Geometry::of(&[(num_samples.into(), num_samples)]);
             let table = PackTable::new(geometry, &options, &Steps::Same(6)).unwrap();
             let mut visit = visit(&[0, 1, 2]);
             visit.place.num_samples = num_samples;
