@@ -31,6 +31,9 @@ pub(crate) const MAX_PLANES: usize = 8;
 /// Elements of a block: one vector of bytes of every plane.
 const LANES: usize = 64;
 
+/// Bytes of a plane that are read at once before they are merged, by a checksum of stored planes.
+const CHECKED: usize = 4096;
+
 /// A cache line.
 const LINE: usize = 64;
 
@@ -154,8 +157,7 @@ fn merge_blocks(rotation: u32, planes: &[&[u8]], dst: &mut [u8], stores: Stores)
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::Stores;
-    use crate::checksum::BLOCK;
+    use super::{CHECKED, Stores};
 
     /// The `N`-byte blocks of every plane; what follows the last whole block of any of them is left out.
     #[inline(always)]
@@ -281,7 +283,7 @@ mod x86 {
         let order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
         let outs = dst.as_chunks_mut::<64>().0.as_chunks_mut::<2>().0;
         let count = count.min(outs.len());
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         for ((high, low), out) in high.iter().zip(low).zip(outs) {
             fetch::<STREAMED, 2>(high.as_ptr(), ahead);
             fetch::<STREAMED, 2>(low.as_ptr(), ahead);
@@ -307,7 +309,7 @@ mod x86 {
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
         let outs = dst.as_chunks_mut::<64>().0.as_chunks_mut::<4>().0;
         let count = count.min(outs.len());
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         for ((((p0, p1), p2), p3), out) in p0.iter().zip(p1).zip(p2).zip(p3).zip(outs) {
             for plane in [p0, p1, p2, p3] {
                 fetch::<true, 4>(plane.as_ptr(), ahead);
@@ -336,7 +338,7 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
     fn eight_512<const R: u32, const STREAMED: bool>(planes: &[&[u8]; 8], dst: &mut [u8]) -> usize {
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         let (planes, count) = blocks::<64, 8>(planes);
         let mut order = [0u16; 32];
         for (to, word) in (0u16..).zip(&mut order) {
@@ -376,7 +378,7 @@ mod x86 {
         let ([high, low], count) = blocks::<32, 2>(planes);
         let outs = dst.as_chunks_mut::<32>().0.as_chunks_mut::<2>().0;
         let count = count.min(outs.len());
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         for ((high, low), out) in high.iter().zip(low).zip(outs) {
             fetch::<STREAMED, 2>(high.as_ptr(), ahead);
             fetch::<STREAMED, 2>(low.as_ptr(), ahead);
@@ -402,7 +404,7 @@ mod x86 {
         let order = _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
         let outs = dst.as_chunks_mut::<32>().0.as_chunks_mut::<4>().0;
         let count = count.min(outs.len());
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         for ((((p0, p1), p2), p3), out) in p0.iter().zip(p1).zip(p2).zip(p3).zip(outs) {
             for plane in [p0, p1, p2, p3] {
                 fetch::<true, 4>(plane.as_ptr(), ahead);
@@ -434,7 +436,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2")]
     fn eight_256<const R: u32, const STREAMED: bool>(planes: &[&[u8]; 8], dst: &mut [u8]) -> usize {
-        let ahead = BLOCK.max(planes[0].len());
+        let ahead = CHECKED.max(planes[0].len());
         let (planes, count) = blocks::<32, 8>(planes);
         // Even words of a lane, then odd ones.
         let within = _mm256_broadcastsi128_si256(_mm_setr_epi8(
