@@ -122,7 +122,8 @@ class Loader:
         num_workers: Threads that decode; 0 for one per core. Never changes the order.
         prefetch: Batches that are decoded ahead, 8 unless given. Never changes the order.
         memory_budget: Bytes that batches may take, those you hold and memory kept to be used again included, 1 GiB
-            unless given. Each worker takes about a stored and a decoded chunk beside it. Never changes the order.
+            unless given. Each worker takes about a stored and a decoded chunk beside it. A window of ragged samples is
+            admitted whatever it takes. Never changes the order.
         io: How files are read: `"auto"`, `"mmap"` or `"read"`.
         verify_checksums: Compare checksums before decoding.
         damaged: What happens to damaged chunks: `"error"`, or `"skip"`, which leaves their samples out; `skipped` lists

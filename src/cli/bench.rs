@@ -46,7 +46,7 @@ pub(crate) struct Args {
     /// How files are read.
     #[arg(long, value_enum, default_value_t = Io::Auto)]
     io: Io,
-    /// Memory that open batches may take, such as 256MiB.
+    /// Memory that batches may take, such as 256MiB. A window of samples that differ in size is admitted whatever it takes.
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     memory_budget: Option<u64>,
     /// Passes over the dataset.

@@ -63,7 +63,8 @@ pub(crate) struct Args {
     /// An entry of the user's metadata; may be repeated.
     #[arg(long, value_name = "KEY=JSON", value_parser = parse_metadata, help_heading = "Output")]
     metadata: Vec<(String, Value)>,
-    /// Derive shard ids from a seed, so that the same input gives the same files.
+    /// Derive shard ids from a seed, so that the same input gives the same files. To replace a dataset, another seed than
+    /// it has: its shards stay until the new ones are complete.
     #[arg(long, value_name = "SEED", help_heading = "Output")]
     shard_ids_from: Option<u64>,
     /// Threads that encode; 0 for one a core.

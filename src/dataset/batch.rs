@@ -105,7 +105,7 @@ impl Batch {
         ))
     }
 
-    /// Bytes of all values.
+    /// Bytes of all values, masks of padded fields left out.
     pub fn num_bytes(&self) -> usize {
         self.fields
             .iter()

@@ -280,8 +280,9 @@ impl LoaderBuilder {
     /// that are kept for later ones, and memory that is kept to be used again. Batches of ragged fields count as much as
     /// the largest so far until their shapes are known. Beside this, each worker takes about a chunk as it is stored
     /// (but for mapped files) and as it is decoded. A single round of the order is always admitted when nothing else can
-    /// go on, so `batches` refuses budgets that are too small for one, as far as samples have one size. Never changes the
-    /// order.
+    /// go on, so `batches` refuses budgets that are too small for one, as far as samples have one size. A window of
+    /// samples that differ in size is admitted whatever it takes: choose a smaller one, or smaller chunks. Never changes
+    /// the order.
     pub fn memory_budget(mut self, bytes: u64) -> Self {
         self.memory_budget = bytes;
         self

@@ -579,9 +579,13 @@ impl Loader {
         if minimum <= self.options.memory_budget {
             return Ok(());
         }
+        let window = match self.options.shuffle {
+            Shuffle::Windowed { .. } => "a smaller window of the shuffle, ",
+            _ => "",
+        };
         Err(Error::invalid(format!(
             "memory_budget is {} bytes; this order needs at least {minimum} ({samples} {what} of \
-             {sample_bytes} bytes); use smaller batches, a smaller window of the shuffle (shuffle_window), or a larger budget",
+             {sample_bytes} bytes); use smaller batches, {window}or a larger budget",
             self.options.memory_budget
         )))
     }

@@ -93,7 +93,8 @@ impl ShardWriterBuilder {
         self
     }
 
-    /// Derives shard ids from a seed instead of random bytes, so that the same input gives the same files.
+    /// Derives shard ids from a seed instead of random bytes, so that the same input gives the same files. Parts that will be
+    /// merged, and a dataset that replaces another in its folder, need seeds of their own.
     pub fn shard_ids_from(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self

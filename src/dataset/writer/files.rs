@@ -291,11 +291,14 @@ impl ShardIds {
         };
         let n = self.next;
         self.next += 1;
+        let halves = [seed, seed.wrapping_add(1)].map(|half| match n {
+            0 => mix(half),
+            // Scattered first: later shards of one seed are not the first ones of another.
+            _ => mix(mix(half).wrapping_add(n)),
+        });
         let mut id = [0; 16];
-        id[..8].copy_from_slice(&mix(seed.wrapping_add(n.wrapping_mul(2))).to_le_bytes());
-        id[8..].copy_from_slice(
-            &mix(seed.wrapping_add(n.wrapping_mul(2)).wrapping_add(1)).to_le_bytes(),
-        );
+        id[..8].copy_from_slice(&halves[0].to_le_bytes());
+        id[8..].copy_from_slice(&halves[1].to_le_bytes());
         Ok(ShardId(id))
     }
 }
@@ -306,4 +309,26 @@ pub(crate) fn mix(seed: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_of_all_seeds_differ_and_come_again() -> Result<()> {
+        let ids = |seed, next| -> Result<Vec<ShardId>> {
+            let mut ids = ShardIds::new(Some(seed), next);
+            (next..20).map(|_| ids.next()).collect()
+        };
+        let mut seen = HashSet::new();
+        for seed in (0..200).chain([u64::MAX - 1, u64::MAX]) {
+            seen.extend(ids(seed, 0)?);
+            assert_eq!(ids(seed, 0)?[7..], ids(seed, 7)?);
+        }
+        assert_eq!(seen.len(), 202 * 20);
+        Ok(())
+    }
 }
