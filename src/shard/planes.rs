@@ -221,7 +221,9 @@ impl Rows<'_> {
     fn keep_from(&mut self, first: usize) {
         let first = first.clamp(self.from, self.done);
         let kept = self.start + (first - self.from)..self.start + (self.done - self.from);
-        self.window.copy_within(kept, 0);
+        if kept.start > 0 {
+            self.window.copy_within(kept, 0);
+        }
         (self.start, self.from) = (0, first);
     }
 
