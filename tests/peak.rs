@@ -115,8 +115,8 @@ fn child_loads() -> Result<()> {
     let path = Path::new(&folder);
     // Afterwards the code is in memory.
     epoch(&path.with_extension("few"), kind, 1 << 20, 1)?;
-    // From here on the peak is counted again (proc_pid_clear_refs(5)).
-    fs::write("/proc/self/clear_refs", "5").unwrap();
+    // From here on the peak is counted again (proc_pid_clear_refs(5)). Where that is refused, it is not smaller.
+    fs::write("/proc/self/clear_refs", "5").ok();
     let before = status("VmRSS:");
     let (samples, open) = epoch(path, kind, budget, workers)?;
     let taken = status("VmHWM:") - before;
