@@ -576,6 +576,36 @@ fn signed_mutants_are_typed_errors_or_consistent_data() -> Result<()> {
     Ok(())
 }
 
+/// The seeds of a fuzz target that takes any bytes as a shard.
+#[test]
+fn the_corpus_of_shards_is_read_or_refused_with_typed_errors() -> Result<()> {
+    let folder = std::env::var_os("TENSORSHARD_MUTANT_FOLDER").map(PathBuf::from);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds/fuzz_open_shard");
+    let (mut read, mut refused) = (0, 0);
+    for entry in fs::read_dir(corpus).unwrap() {
+        let entry = entry.unwrap();
+        let name = entry.file_name().into_string().unwrap();
+        let bytes = fs::read(entry.path()).unwrap();
+        let dataset = check_bounded(&bytes, &name);
+        match dataset.as_ref().map(read_all) {
+            Some(Ok(samples)) => {
+                assert_consistent(dataset.as_ref().unwrap(), &samples, &name);
+                read += 1;
+            }
+            Some(Err(error)) => {
+                assert_typed(&error, &name);
+                refused += 1;
+            }
+            None => refused += 1,
+        }
+        if let Some(folder) = &folder {
+            record(folder, &format!("corpus-{name}"), &bytes, dataset.as_ref());
+        }
+    }
+    assert!(read > 0, "{read} read, {refused} refused");
+    Ok(())
+}
+
 /// One sample of `len` bytes in one piece.
 fn one_piece(codec: &str, values: &[u8]) -> Result<Forge> {
     let folder = tempfile::tempdir().unwrap();

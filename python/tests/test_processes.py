@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import FULL, run_python
 
-TIMES = 50 if FULL else 6
+TIMES = 100 if FULL else 6
 
 FORK = """
 import os, sys, tensorshard
@@ -100,7 +100,7 @@ if how == "raise":
 def test_the_interpreter_ends_with_live_iterators(how: str, latents: Path, tmp_path: Path) -> None:
     path = tmp_path / "d"
     path.symlink_to(latents)
-    for _ in range(max(1, TIMES // 5) if how != "plain" else TIMES):
+    for _ in range(max(1, TIMES // 4) if how != "plain" else TIMES):
         done = run_python(EXIT, str(path), how, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
     assert not Path(f"{path}-left").exists() or how != "writer" or not list(Path(f"{path}-left").glob("manifest.tsm"))

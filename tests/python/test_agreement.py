@@ -2,7 +2,8 @@
 
 The folder TENSORSHARD_MUTANT_FOLDER holds shards whose bytes were changed and whose checksums hold, each with a file of
 what the first reader made of it: the test `signed_mutants_are_typed_errors_or_consistent_data` of tests/hostile.rs
-leaves every fourth of its mutants there (.ci/python runs it first; TENSORSHARD_MUTANTS says how many it makes).
+leaves every fourth of its mutants there, and the one beside it the seeds of fuzzing (.ci/python runs them first;
+TENSORSHARD_MUTANTS says how many mutants there are).
 """
 
 from __future__ import annotations
@@ -36,17 +37,32 @@ def outcome(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def test_forged_shards_are_read_alike() -> None:
-    folder = Path(os.environ["TENSORSHARD_MUTANT_FOLDER"])
-    shards = sorted(folder.glob("*.tshard"))
-    accepted = refused = 0
+def compare(shards: list[Path]) -> tuple[list[str], int, int]:
+    """The shards that the readers do not read alike, and how many the first one accepted and refused."""
     different = []
+    accepted = refused = 0
     for path in shards:
         expected = json.loads(path.with_suffix(".json").read_text())["fields"]
         if outcome(path) != expected:
             different.append(path.name)
         accepted += expected is not None
         refused += expected is None
+    return different, accepted, refused
+
+
+def test_the_corpus_of_fuzzing_is_read_alike() -> None:
+    shards = sorted(Path(os.environ["TENSORSHARD_MUTANT_FOLDER"]).glob("corpus-*.tshard"))
+    seeds = Path(__file__).parents[2] / "fuzz" / "seeds" / "fuzz_open_shard"
+    assert len(shards) == len(list(seeds.iterdir()))
+    different, accepted, _ = compare(shards)
+    assert not different
+    assert accepted
+
+
+def test_forged_shards_are_read_alike() -> None:
+    folder = Path(os.environ["TENSORSHARD_MUTANT_FOLDER"])
+    shards = sorted(folder.glob("mutant-*.tshard"))
+    different, accepted, refused = compare(shards)
     mutants = int(os.environ.get("TENSORSHARD_MUTANTS", "20000"))
     assert len(shards) == (mutants + 3) // 4
     assert not different
