@@ -55,5 +55,5 @@ pub(crate) enum Either<A, B> {
     Second(B),
 }
 
-#[cfg(all(test, shuttle))]
+#[cfg(test)]
 mod model_tests;

@@ -3,27 +3,52 @@
 //! PCT (few preemptions, at random points), or one after the other. A schedule in which nobody can go on is a deadlock and
 //! fails; a failing schedule is printed and can be replayed.
 //!
-//! `.ci/models` runs them. `TENSORSHARD_SCHEDULES` says how many schedules each model has (1 000 of each kind).
-
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+//! `.ci/models` runs them. `TENSORSHARD_SCHEDULES` says how many schedules each model has (1 000 of each kind). Without
+//! `--cfg shuttle` the models run on the threads of the system, as these happen to take turns, 200 times each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(shuttle))]
+use std::sync::mpsc::RecvTimeoutError;
 use std::task::Poll;
 use std::time::Duration;
 
+#[cfg(shuttle)]
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+#[cfg(shuttle)]
 use shuttle::{Config, Runner};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::yield_now;
 use crate::{DType, Damaged, Dataset, FieldSpec, Loader, ShardWriter, Shuffle, TensorView};
 
-fn schedules() -> usize {
+fn schedules(unasked: usize) -> usize {
     let asked = std::env::var("TENSORSHARD_SCHEDULES").ok();
-    asked.map_or(1000, |n| n.parse().unwrap())
+    asked.map_or(unasked, |n| n.parse().unwrap())
 }
 
+/// Runs a model on the threads of the system. One that is not done after a minute hangs.
+#[cfg(not(shuttle))]
+fn check(model: impl Fn() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    let runs = std::thread::spawn(move || {
+        for _ in 0..schedules(200) {
+            model();
+            done.send(()).unwrap();
+        }
+    });
+    loop {
+        match wait.recv_timeout(Duration::from_secs(60)) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => panic!("a schedule hangs"),
+        }
+    }
+    runs.join().unwrap();
+}
+
+#[cfg(shuttle)]
 fn run<S: Scheduler + 'static>(scheduler: S, model: impl Fn() + Send + Sync + 'static) -> usize {
     let mut config = Config::new();
     // Encoding and opening files take more of it than models usually do.
@@ -33,9 +58,18 @@ fn run<S: Scheduler + 'static>(scheduler: S, model: impl Fn() + Send + Sync + 's
     Runner::new(scheduler, config).run(model)
 }
 
+/// Runs what is no model, but has threads.
+fn once(body: impl Fn() + Send + Sync + 'static) {
+    #[cfg(shuttle)]
+    run(RandomScheduler::new_from_seed(0, 1), body);
+    #[cfg(not(shuttle))]
+    body();
+}
+
 /// Runs a model in schedules chosen at random, and by PCT.
+#[cfg(shuttle)]
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
-    let n = schedules();
+    let n = schedules(1000);
     let mut done = run(RandomScheduler::new(n), model.clone());
     for preemptions in [1, 2, 3] {
         done += run(PctScheduler::new(preemptions, n / 3), model.clone());
@@ -51,8 +85,10 @@ struct Place {
 
 impl Place {
     fn new() -> Arc<Self> {
+        // In memory if possible: every schedule writes a dataset, and a disk would be waited for.
+        let memory = tempfile::tempdir_in("/dev/shm");
         Arc::new(Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: memory.or_else(|_| tempfile::tempdir()).unwrap(),
             next: AtomicU64::new(0),
         })
     }
@@ -203,9 +239,7 @@ fn dataset(place: &Place, name: &str, text: bool) -> PathBuf {
         writer.finish()?;
         Ok(())
     };
-    run(RandomScheduler::new_from_seed(0, 1), move || {
-        write().unwrap()
-    });
+    once(move || write().unwrap());
     out
 }
 
@@ -342,7 +376,7 @@ fn whoever_waits_with_a_timeout_gets_every_batch() {
             match batches.next_timeout(Duration::ZERO) {
                 Poll::Ready(Some(batch)) => delivered += batch.unwrap().len(),
                 Poll::Ready(None) => break,
-                Poll::Pending => shuttle::thread::yield_now(),
+                Poll::Pending => yield_now(),
             }
         }
         assert_eq!(delivered, 6);
