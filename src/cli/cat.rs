@@ -13,7 +13,7 @@ use super::range::{self, SampleRange};
 use super::values;
 
 /// Samples that are decoded at a time.
-const BLOCK: u64 = 256;
+const BLOCK: usize = 256;
 /// Elements of a field that are printed for people.
 const SHOWN_ELEMENTS: usize = 8;
 
@@ -48,20 +48,15 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let range = range::resolve(args.range, dataset.len())?;
     let mut out = BufWriter::new(output::stdout());
     let kept = Kept::find(&dataset, &range, args.damaged)?;
-    for range in &kept.ranges {
-        let mut first = range.start;
-        while first < range.end {
-            let end = range.end.min(first + BLOCK);
-            let indices: Vec<u64> = (first..end).collect();
-            for sample in dataset.get_many(&indices)? {
-                if args.json {
-                    let value = as_json(&sample, args.limit.unwrap_or(usize::MAX));
-                    writeln!(out, "{value}")?;
-                } else {
-                    print(&mut out, &sample, args.limit.unwrap_or(SHOWN_ELEMENTS))?;
-                }
+    for block in kept.blocks(BLOCK) {
+        let indices: Vec<u64> = block.collect();
+        for sample in dataset.get_many(&indices)? {
+            if args.json {
+                let value = as_json(&sample, args.limit.unwrap_or(usize::MAX));
+                writeln!(out, "{value}")?;
+            } else {
+                print(&mut out, &sample, args.limit.unwrap_or(SHOWN_ELEMENTS))?;
             }
-            first = end;
         }
     }
     if args.json

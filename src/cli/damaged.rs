@@ -27,7 +27,7 @@ pub(crate) enum Choice {
 pub(crate) struct Kept {
     choice: Choice,
     /// In order, none of them empty.
-    pub(crate) ranges: Vec<Range<u64>>,
+    ranges: Vec<Range<u64>>,
     skipped: Vec<SkippedChunk>,
 }
 
@@ -73,6 +73,14 @@ impl Kept {
             Choice::Error => Damaged::Error,
             Choice::Skip => Damaged::Skip,
         }
+    }
+
+    /// The samples that are delivered, at most so many consecutive ones at a time.
+    pub(crate) fn blocks(&self, most: usize) -> impl Iterator<Item = Range<u64>> {
+        self.ranges.iter().flat_map(move |range| {
+            let starts = range.clone().step_by(most);
+            starts.map(move |first| first..range.end.min(first.saturating_add(most as u64)))
+        })
     }
 
     /// How many samples are delivered.

@@ -416,15 +416,10 @@ impl Job {
         if whole || self.dtype.is_some() {
             return self.for_each_batch(dataset, step, body);
         }
-        for range in &self.kept.ranges {
-            let mut first = range.start;
-            while first < range.end {
-                let end = range.end.min(first.saturating_add(step as u64));
-                let indices: Vec<u64> = (first..end).collect();
-                interrupt::check()?;
-                body(&Block::Samples(dataset.get_many(&indices)?))?;
-                first = end;
-            }
+        for block in self.kept.blocks(step) {
+            let indices: Vec<u64> = block.collect();
+            interrupt::check()?;
+            body(&Block::Samples(dataset.get_many(&indices)?))?;
         }
         Ok(())
     }
