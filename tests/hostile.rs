@@ -14,7 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::forge::{Forge, first_shard};
-use common::{CODECS, Random, asked, random};
+use common::{CODECS, Random, asked, random, scratch};
 use serde_json::{Value, json};
 use tensorshard::{
     CodecSpec, DType, Dataset, Error, ErrorKind, FieldSpec, Kind, Loader, QuantSpec, Result,
@@ -439,16 +439,6 @@ fn record(folder: &Path, name: &str, bytes: &[u8], dataset: Option<&Dataset>) {
     fs::write(folder.join(format!("{name}.tshard")), bytes).unwrap();
     let outcome = json!({ "fields": dataset.and_then(values) });
     fs::write(folder.join(format!("{name}.json")), outcome.to_string()).unwrap();
-}
-
-/// In memory if possible.
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
 }
 
 /// `salvage` of a forged shard: at least what `verify` calls intact, all of it readable and as the shard's reader reads

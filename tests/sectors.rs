@@ -7,7 +7,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Random, asked, random, small_dataset};
+use common::{Random, asked, random, scratch, small_dataset};
 use tensorshard::{Dataset, ErrorKind, Loader, Result, Sample, ShardWriter, Unlisted, salvage};
 
 fn builder(seed: u64) -> tensorshard::ShardWriterBuilder {
@@ -24,15 +24,6 @@ fn shards(path: &Path) -> Result<Vec<PathBuf>> {
         .iter()
         .map(|shard| path.join(&shard.file_name));
     Ok(names.collect())
-}
-
-fn scratch() -> tempfile::TempDir {
-    let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory).unwrap()
-    } else {
-        tempfile::tempdir().unwrap()
-    }
 }
 
 /// Where chunks are, by the index.

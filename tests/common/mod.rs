@@ -34,6 +34,16 @@ pub(crate) fn asked(name: &str, usual: usize) -> usize {
     value.and_then(|n| n.parse().ok()).unwrap_or(usual)
 }
 
+/// A folder in memory if possible, for tests that write very often.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}
+
 /// Threads of this process that run. The system lists a thread for a moment after it was joined: one that is exiting is
 /// not counted (PF_EXITING among the flags, the ninth field of proc_pid_stat(5)).
 #[cfg(target_os = "linux")]
