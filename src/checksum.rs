@@ -2,7 +2,7 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-use crate::kernel::stream;
+use crate::kernel::{planes, stream};
 
 /// Structure kinds, in place of a piece ordinal.
 pub(crate) const SHARD_HEADER: u32 = 1;
@@ -55,7 +55,7 @@ impl Context {
 }
 
 /// Bytes that are checked before they are used: few enough that they are still in the L1 cache then.
-pub(crate) const BLOCK: usize = 4096;
+pub(crate) const BLOCK: usize = planes::CHECKED;
 
 /// A checksum that is computed as its bytes are used, so that they come from memory once.
 pub(crate) struct Running(Digest);

@@ -31,8 +31,8 @@ pub(crate) const MAX_PLANES: usize = 8;
 /// Elements of a block: one vector of bytes of every plane.
 const LANES: usize = 64;
 
-/// Bytes of a plane that are read at once before they are merged, by a checksum of stored planes.
-const CHECKED: usize = 4096;
+/// Bytes of a stored plane that are read at once before they are merged, by its checksum.
+pub(crate) const CHECKED: usize = 4096;
 
 /// A cache line.
 const LINE: usize = 64;

@@ -1,8 +1,9 @@
-//! Copies past the caches, for memory that is in none of them: the windowed order scatters samples over more batches than a
-//! cache holds, and an ordinary store first fetches the line that it is about to overwrite.
+//! Copies of what is delivered. Past the caches, for memory that is in none of them: the windowed order scatters samples over
+//! more batches than a cache holds, and an ordinary store first fetches the line that it is about to overwrite. And copies
+//! that fetch what is copied next.
 #![cfg_attr(
     target_arch = "x86_64",
-    expect(unsafe_code, reason = "non-temporal stores")
+    expect(unsafe_code, reason = "non-temporal stores and hints")
 )]
 
 #[cfg(target_arch = "x86_64")]
