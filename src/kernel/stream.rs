@@ -51,6 +51,16 @@ pub(crate) fn copy_on(src: &[u8], dst: &mut [u8], cold: bool) {
     }
 }
 
+/// Asks for as many bytes as `src` has, `ahead` bytes after it, to be in the second cache soon.
+pub(crate) fn fetch(src: &[u8], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in src.chunks(LINE) {
+        x86::fetch_later(line.as_ptr().wrapping_add(ahead).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (src, ahead);
+}
+
 /// Whole lines of `dst` in vectors; their neighbours may belong to other samples.
 fn copy_lines_of<const FETCH: bool>(src: &[u8], dst: &mut [u8], cold: bool) {
     let ahead = src.len().min(AHEAD);
@@ -104,6 +114,12 @@ mod x86 {
     fn fetch(at: *const i8) {
         // SAFETY: a hint for any address, valid or not; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at) };
+    }
+
+    #[inline(always)]
+    pub(super) fn fetch_later(at: *const i8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at) };
     }
 
     macro_rules! lines {

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::checksum;
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
 use crate::filter::{FilterSpec, PredictMode, Steps, in_chunk};
@@ -20,6 +21,9 @@ use super::rows::grow;
 
 /// Elements that are merged at a time: their planes are still in the L1 cache after they were checked and decoded.
 const TILE: usize = 2048;
+
+/// How far ahead stored bytes are fetched: two blocks of a checksum, which would wait for memory.
+const FETCHED: usize = 2 * checksum::BLOCK;
 
 /// Bytes that are decoded ahead of use at most, unless a step needs more: two steps and some, of which one begins anywhere.
 const WINDOW: usize = 20 << 10;
@@ -134,6 +138,12 @@ impl<'a> Planes<'a> {
             len,
             merged_from: 0,
         };
+        // Merging fetches a few planes itself.
+        let ahead = if (2..=4).contains(&self.planes.len()) {
+            0
+        } else {
+            FETCHED
+        };
         for ((plane, scratch), part) in self.planes.iter().zip(scratch).zip(&mut loaded.parts) {
             let source = self.reader.piece(
                 self.chunk,
@@ -147,6 +157,7 @@ impl<'a> Planes<'a> {
                 *part = Part {
                     bytes: stored,
                     unchecked: Some(source),
+                    ahead,
                     rows: None,
                 };
                 continue;
@@ -183,6 +194,8 @@ struct Part<'a> {
     bytes: &'a [u8],
     /// The piece itself, if it is stored as it is and to be checked as it is used.
     unchecked: Option<StoredPiece<'a>>,
+    /// As for [`StoredPiece::check_to`].
+    ahead: usize,
     /// In place of `bytes`, if it is decoded as it is used.
     rows: Option<Rows<'a>>,
 }
@@ -301,7 +314,7 @@ impl Part<'_> {
     /// not asked for again.
     fn ready(&mut self, elements: Range<usize>, to: Option<*const u8>) {
         if let Some(stored) = &mut self.unchecked {
-            stored.check_to(elements.end);
+            stored.check_to(elements.end, self.ahead);
         }
         if let Some(rows) = &mut self.rows {
             rows.decode_to(elements, to);

@@ -278,7 +278,7 @@ impl ShardReader {
     ) -> Result<&'a [u8]> {
         let mut stored = self.piece(chunk, stream, piece, offset, io)?;
         let bytes = stored.bytes;
-        stored.check_to(bytes.len());
+        stored.check_to(bytes.len(), 0);
         stored.finish()?;
         Ok(bytes)
     }
@@ -427,8 +427,8 @@ pub(super) struct StoredPiece<'a> {
 
 impl StoredPiece<'_> {
     /// Adds the bytes before `end`, and a few more, to the checksum: just before they are used, so that they come from
-    /// memory once.
-    pub(super) fn check_to(&mut self, end: usize) {
+    /// memory once. Meanwhile as many are fetched that are `ahead` bytes behind them in the file, unless that is 0.
+    pub(super) fn check_to(&mut self, end: usize, ahead: usize) {
         let Some((running, _)) = &mut self.check else {
             return;
         };
@@ -437,7 +437,11 @@ impl StoredPiece<'_> {
             let end = end
                 .max(self.checked + checksum::BLOCK)
                 .min(self.bytes.len());
-            running.update(&self.bytes[self.checked..end]);
+            let next = &self.bytes[self.checked..end];
+            if ahead > 0 {
+                stream::fetch(next, ahead);
+            }
+            running.update(next);
             self.checked = end;
         }
     }
@@ -447,7 +451,7 @@ impl StoredPiece<'_> {
     /// # Errors
     /// `Corrupt` if the checksum is wrong: what was made from the bytes must not be used.
     pub(super) fn finish(mut self) -> Result<()> {
-        self.check_to(self.bytes.len());
+        self.check_to(self.bytes.len(), 0);
         match self.check {
             Some((running, expected)) => check_piece(expected, running, self.offset),
             None => Ok(()),

@@ -10,7 +10,7 @@
 //!
 //! What is delivered goes in turn to `TENSORSHARD_BUFFERS` buffers of 1 MiB (default 8: a few batches, that stay in the
 //! last cache; more than 16 are streamed to, as a loader does), `TENSORSHARD_ROUNDS` times. `TENSORSHARD_ONLY` is a part
-//! of the names of what is measured.
+//! of what is measured, dtype and name: `u8 predict, prefix`.
 #![expect(clippy::print_stderr, reason = "prints timings")]
 #![expect(
     clippy::cast_possible_truncation,
@@ -213,7 +213,8 @@ fn compare<const N: usize>(
     let mut best = vec![f64::MAX; specs.len() + 1];
     let mut readers = Vec::new();
     let only = std::env::var("TENSORSHARD_ONLY").unwrap_or_default();
-    for (name, spec) in specs.into_iter().filter(|(name, _)| name.contains(&only)) {
+    let specs = specs.into_iter();
+    for (name, spec) in specs.filter(|(name, _)| format!("{dtype} {name}").contains(&only)) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d");
         let encode = write(&path, spec, dtype, shape, bytes);
@@ -225,6 +226,9 @@ fn compare<const N: usize>(
         let storage = storage::open(&shard[0], IoMode::Mmap).unwrap();
         let reader = ShardReader::open(storage, true).unwrap();
         readers.push((name, reader, bytes.len() as f64 / file as f64, encode, dir));
+    }
+    if readers.is_empty() {
+        return;
     }
     let rounds = std::env::var("TENSORSHARD_ROUNDS");
     for _ in 0..rounds.map_or(ROUNDS, |text| text.parse().unwrap()) {
