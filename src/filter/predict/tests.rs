@@ -201,7 +201,7 @@ fn whole_samples_follow_the_text_and_are_undone() {
 #[test]
 fn parts_of_a_sample_follow_the_text_and_are_undone() {
     // (shape, elements of a piece): whole rows, or any number if a row is larger.
-    let cuts: [(&[usize], usize); 8] = [
+    let cuts: [(&[usize], usize); 11] = [
         (&[3, 20, 24], 9 * 24),
         (&[3, 20, 24], 20 * 24),
         (&[50, 31, 3], 333),
@@ -210,6 +210,10 @@ fn parts_of_a_sample_follow_the_text_and_are_undone() {
         (&[2, 1000], 300),
         (&[3, 7, 200], 1000),
         (&[2, 3, 300], 64),
+        // Lines of whole vectors, and pieces that are not; volumes.
+        (&[2, 1024], 300),
+        (&[5, 8, 64], 3 * 8 * 64),
+        (&[5, 16, 128], 2 * 16 * 128),
     ];
     for (shape, piece) in cuts {
         let sample: usize = shape.iter().product();

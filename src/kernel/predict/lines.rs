@@ -95,6 +95,17 @@ impl Plan {
         &grid.axes()[self.num_axes..]
     }
 
+    /// Planes of a volume, if the last axis is to be summed along with the planes: whole ones, of `len` bytes from `first` on.
+    pub(super) fn volume(&self, grid: &Grid, first: usize, len: usize) -> Option<usize> {
+        let plane = self.plane();
+        let [axis] = self.rest(grid) else {
+            return None;
+        };
+        let is_whole = first.is_multiple_of(plane) && len.is_multiple_of(plane);
+        let in_vectors = self.pixel > 0 && self.rows > 1 && plane > self.lanes;
+        (is_whole && in_vectors && axis.stride == plane).then_some(axis.len)
+    }
+
     /// The channels that are left to add.
     pub(super) fn channels(&self, grid: &Grid) -> Option<Channels> {
         grid.channels.filter(|_| self.channels == Place::Elsewhere)
@@ -346,6 +357,8 @@ pub(super) struct Lines<'a> {
     pub(super) grid: &'a Grid,
     /// The byte of the run of samples where `src` and `dst` begin.
     pub(super) first: usize,
+    /// Planes of a volume, if each is to be added to the sums of the next one: they are whole, and of several vectors.
+    pub(super) volume: Option<usize>,
     /// What was summed before `dst`, of a whole line at least: the first line goes on from it. Empty: nothing was.
     pub(super) before: &'a [u8],
     /// To be summed.
@@ -428,7 +441,22 @@ impl Lines<'_> {
                 reference,
             } = part;
             let src = &self.src[start..end];
+            let goes_on = self
+                .volume
+                .filter(|planes| !((self.first + start) / plane).is_multiple_of(*planes));
             let (dst, add) = match reference {
+                None if goes_on.is_some() && start >= plane => {
+                    let (before, rest) = self.dst.split_at_mut(start);
+                    (&mut rest[..end - start], Some(&before[start - plane..]))
+                }
+                // Of the first plane of a piece, the one before is not there.
+                None if goes_on.is_some() => {
+                    let last = self.before.len().checked_sub(plane);
+                    (
+                        &mut self.dst[start..end],
+                        last.map(|last| &self.before[last..]),
+                    )
+                }
                 None => (&mut self.dst[start..end], None),
                 Some(reference) if reference < start => {
                     let (before, rest) = self.dst.split_at_mut(start);
@@ -513,7 +541,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// The last line of a vector in place of all its lines, or its last pixel in place of all.
     #[inline(always)]
     pub(super) fn last(&self, x: V) -> V {
-        x.permute(self.carry)
+        x.permute_end(self.carry)
     }
 
     /// Sums within the vector.
@@ -553,27 +581,55 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         if HOLDS == ONE_LINE && !line.is_empty() {
             above = V::load(line);
         }
+        // Whole vectors, without a look at what is left.
+        let whole = if self.bytes == V::LEN {
+            src.len() - src.len() % V::LEN
+        } else {
+            0
+        };
+        let (src, rest) = src.split_at(whole);
+        let (dst, rest_dst) = dst.split_at_mut(whole);
+        let vectors = src.chunks_exact(V::LEN).zip(dst.chunks_exact_mut(V::LEN));
+        match add {
+            Some(add) => {
+                for ((src, dst), add) in vectors.zip(add.chunks_exact(V::LEN)) {
+                    let x = self.lines::<W, HOLDS>(src, &mut above);
+                    x.add::<W>(V::load(add)).store(dst, V::LEN);
+                }
+            }
+            None => {
+                for (src, dst) in vectors {
+                    self.lines::<W, HOLDS>(src, &mut above).store(dst, V::LEN);
+                }
+            }
+        }
         let mut at = 0;
-        while at < src.len() {
-            let len = self.bytes.min(src.len() - at);
-            let mut x = self.sums::<W>(&src[at..]);
-            match HOLDS {
-                ONE_LINE => {
-                    x = x.add::<W>(above);
-                    above = x;
-                }
-                SOME_LINES => {
-                    let last = self.last(x);
-                    x = x.add::<W>(above);
-                    above = above.add::<W>(last);
-                }
-                _ => {}
-            }
+        while at < rest.len() {
+            let len = self.bytes.min(rest.len() - at);
+            let mut x = self.lines::<W, HOLDS>(&rest[at..], &mut above);
             if let Some(add) = add {
-                x = x.add::<W>(V::load(&add[at..]));
+                x = x.add::<W>(V::load(&add[whole + at..]));
             }
-            x.store(&mut dst[at..], len);
+            x.store(&mut rest_dst[at..], len);
             at += len;
+        }
+    }
+
+    /// The next vector of whole lines, after those of which `above` is the sum.
+    #[inline(always)]
+    fn lines<W: Words, const HOLDS: u8>(&self, src: &[u8], above: &mut V) -> V {
+        let x = self.sums::<W>(src);
+        match HOLDS {
+            ONE_LINE => {
+                *above = x.add::<W>(*above);
+                *above
+            }
+            SOME_LINES => {
+                let sum = x.add::<W>(*above);
+                *above = above.add::<W>(self.last(x));
+                sum
+            }
+            _ => x,
         }
     }
 
@@ -596,6 +652,10 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         for (kept, above) in kept.iter_mut().zip(above.chunks(self.bytes)) {
             *kept = V::load(above);
         }
+        let is_whole = |bytes: usize| bytes.is_multiple_of(V::LEN);
+        if self.bytes == V::LEN && is_whole(self.line) && is_whole(src.len()) {
+            return self.whole::<W>(kept, src, dst, add);
+        }
         let mut start = 0;
         while start < src.len() {
             let end = (start + self.line).min(src.len());
@@ -604,11 +664,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
                 if at >= end {
                     break;
                 }
-                let x = self.sums::<W>(&src[at..]);
-                let last = self.last(x);
-                let mut x = x.add::<W>(left).add::<W>(*kept);
-                left = left.add::<W>(last);
-                *kept = x;
+                let mut x = self.part_of_line::<W>(&src[at..], &mut left, kept);
                 if let Some(add) = add {
                     x = x.add::<W>(V::load(&add[at..]));
                 }
@@ -618,6 +674,40 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             }
             start = end;
         }
+    }
+
+    /// The same for lines, and a last one, of whole vectors: without a look at what is left of one.
+    #[inline(always)]
+    fn whole<W: Words>(&self, kept: &mut [V], src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+        let lines = src.chunks(self.line).zip(dst.chunks_mut(self.line));
+        for (i, (src, dst)) in lines.enumerate() {
+            let mut left = V::zero();
+            let vectors = src.chunks_exact(V::LEN).zip(kept.iter_mut());
+            let vectors = vectors.zip(dst.chunks_exact_mut(V::LEN));
+            match add.and_then(|add| add.get(i * self.line..)) {
+                Some(add) => {
+                    for (((src, kept), dst), add) in vectors.zip(add.chunks_exact(V::LEN)) {
+                        let x = self.part_of_line::<W>(src, &mut left, kept);
+                        x.add::<W>(V::load(add)).store(dst, V::LEN);
+                    }
+                }
+                None => {
+                    for ((src, kept), dst) in vectors {
+                        self.part_of_line::<W>(src, &mut left, kept)
+                            .store(dst, V::LEN);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next vector of a line, after those of which `left` is the sum, below `kept`.
+    #[inline(always)]
+    fn part_of_line<W: Words>(&self, src: &[u8], left: &mut V, kept: &mut V) -> V {
+        let x = self.sums::<W>(src);
+        *kept = x.add::<W>(*left).add::<W>(*kept);
+        *left = left.add::<W>(self.last(x));
+        *kept
     }
 
     /// As [`Network::wide`]. These lines have left the core by the time they are read back; the reference, which would

@@ -168,18 +168,22 @@ fn undo_by_lines<W: Words>(
 ) {
     let done = dst.len() - src.len();
     let (before, next) = dst.split_at_mut(done);
+    let volume = plan.volume(grid, first + done, src.len());
     let lines = Lines {
         plan,
         tables,
         grid,
         first: first + done,
+        volume,
         before,
         src,
         dst: next,
     };
     vector::run::<W>(level, lines);
-    for axis in plan.rest(grid) {
-        sum_axis::<W>(*axis, first, done, dst);
+    if volume.is_none() {
+        for axis in plan.rest(grid) {
+            sum_axis::<W>(*axis, first, done, dst);
+        }
     }
     if let Some(channels) = &plan.channels(grid) {
         add_channels::<W>(channels, first + done, &mut dst[done..]);

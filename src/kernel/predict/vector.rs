@@ -73,6 +73,9 @@ pub(crate) enum Sums {
 pub(crate) trait Vector: Copy + std::fmt::Debug {
     type Index: Copy + std::fmt::Debug;
 
+    /// Bytes.
+    const LEN: usize;
+
     fn zero() -> Self;
     /// The first bytes of `src`; those that are not there are any.
     fn load(src: &[u8]) -> Self;
@@ -80,6 +83,11 @@ pub(crate) trait Vector: Copy + std::fmt::Debug {
     fn store(self, dst: &mut [u8], len: usize);
     fn index(table: &Table) -> Self::Index;
     fn permute(self, index: Self::Index) -> Self;
+    /// As [`Vector::permute`], of an index that takes all from the last half.
+    #[inline(always)]
+    fn permute_end(self, index: Self::Index) -> Self {
+        self.permute(index)
+    }
     fn add<W: Words>(self, other: Self) -> Self;
     fn unzigzag<W: Words>(self) -> Self;
 
@@ -129,6 +137,8 @@ mod x86 {
     // stay within slices whose length was compared.
     impl Vector for V16 {
         type Index = __m128i;
+
+        const LEN: usize = 16;
 
         const SUMS: Sums = Sums::None;
 
@@ -230,6 +240,8 @@ mod x86 {
         /// Bytes that come from the lower half, and from the upper.
         type Index = [__m256i; 2];
 
+        const LEN: usize = 32;
+
         const SUMS: Sums = Sums::Lines;
 
         #[inline(always)]
@@ -320,6 +332,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn permute_end(self, [_, in_high]: [__m256i; 2]) -> Self {
+            // SAFETY: as above.
+            Self(unsafe {
+                let high = _mm256_permute2x128_si256::<0x11>(self.0, self.0);
+                _mm256_shuffle_epi8(high, in_high)
+            })
+        }
+
+        #[inline(always)]
         fn add<W: Words>(self, other: Self) -> Self {
             // SAFETY: as above.
             Self(unsafe {
@@ -368,15 +389,13 @@ mod x86 {
     #[derive(Clone, Copy, Debug)]
     pub(crate) struct V64(__m512i);
 
-    impl V64 {
-        pub(crate) const LEN: usize = 64;
-    }
-
     #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V64` is used by `avx512` alone, whose features include BW and VBMI. Loads and stores
     // are masked to the length of a slice.
     impl Vector for V64 {
         type Index = (__mmask64, __m512i);
+
+        const LEN: usize = 64;
 
         const SUMS: Sums = Sums::BytesInLines;
 
@@ -540,6 +559,8 @@ mod neon {
     // compared.
     impl Vector for V16 {
         type Index = uint8x16_t;
+
+        const LEN: usize = 16;
 
         const SUMS: Sums = Sums::None;
 
