@@ -46,8 +46,8 @@ impl Steps for Elements {
         self.elem_size
     }
 
-    fn looks_back(&self) -> bool {
-        false
+    fn looks_back(&self) -> usize {
+        0
     }
 
     fn undo(&self, _first: usize, src: &[u8], dst: &mut [u8]) {

@@ -117,13 +117,10 @@ pub(crate) trait Steps: fmt::Debug {
     /// A step is of a multiple of so many bytes, from the beginning of a sample on.
     fn unit(&self) -> usize;
 
-    /// False if what was undone before a step does not matter to it.
-    fn looks_back(&self) -> bool {
-        true
-    }
+    /// Bytes of what was undone before a step that it goes on from, as far as they are of the same sample.
+    fn looks_back(&self) -> usize;
 
-    /// Undoes the next step: `src` goes to the end of `dst`, which holds what was undone of the sample before it, if the
-    /// filter looks back. `first` is the byte within its sample, or run of samples, where `dst` begins: a multiple of the
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds at least what the filter looks back at. `first` is the byte within its sample, or run of samples, where `dst` begins: a multiple of the
     /// unit.
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]);
 

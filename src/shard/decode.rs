@@ -20,6 +20,7 @@ use crate::tensor::num_elements;
 use super::planes::PlaneScratch;
 use super::reader::{Chunk, ShardReader};
 use super::rows::Job;
+use super::steps::Made;
 
 /// Consecutive samples of a chunk that go to consecutive slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +116,8 @@ pub(crate) struct Scratch {
     pub(crate) io: Vec<u8>,
     /// Elements of a piece whose planes were merged.
     pub(super) merged: Vec<u8>,
-    /// What each filter leaves of a piece.
-    pub(super) unfiltered: Vec<Vec<u8>>,
+    /// What each filter leaves of a piece, in the order in which they are undone.
+    pub(super) unfiltered: Vec<Made>,
     pub(super) aux: Vec<u8>,
     /// Values on their way to cold slots.
     pub(super) staging: Vec<u8>,

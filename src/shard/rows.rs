@@ -21,7 +21,7 @@ use super::encode::cut_ragged;
 use super::layout::PieceLayout;
 use super::planes::{Ahead, Loaded, Planes, Undo};
 use super::reader::{Chunk, ShardReader};
-use super::steps::{InSteps, Step, Steps};
+use super::steps::{InSteps, Made, Step, Steps};
 
 /// Bytes of a piece that are checked, decoded, unfiltered and dequantized at a time, unless a filter needs more, and
 /// delivered bytes that these may become. All of it stays in the L1 cache, and what is delivered in the queue of stores:
@@ -251,7 +251,7 @@ impl<'a> Job<'a> {
             source.check()?;
         }
         if unfiltered.len() < planes.filters.len() {
-            unfiltered.resize_with(planes.filters.len(), Vec::new);
+            unfiltered.resize_with(planes.filters.len(), Made::default);
         }
         let layout = PieceLayout {
             field: self.field,
@@ -298,28 +298,25 @@ impl<'a> Job<'a> {
             let mut slot = place.map(|(place, _)| place);
             source.ready(step.bytes.clone(), merged, to)?;
             let in_slot = slot.is_some() && !planes.filters.is_empty();
-            // Of what a filter makes, its buffer keeps what it looks back at.
-            let from = |i: usize| match undo.and_then(|undo| undo.filters.get(i)) {
-                Some(filter) if !filter.looks_back() => step.bytes.start,
-                _ => step.base,
-            };
-            let made = |i: usize| step.bytes.start - from(i)..step.bytes.end - from(i);
+            let before = step.bytes.start - step.base;
             for (i, spec) in planes.filters.iter().rev().enumerate() {
-                let (before, buffers) = unfiltered.split_at_mut(i);
+                let (sources, buffers) = unfiltered.split_at_mut(i);
+                let filter = undo.and_then(|undo| undo.filters.get(i));
                 let (first, dst) = match (&mut slot, buffers.first_mut()) {
                     (Some(slot), _) if i + 1 == planes.filters.len() => (step.origin, &mut **slot),
-                    (_, Some(buffer)) => {
-                        let len = made(i).end;
-                        grow(buffer, len);
-                        (step.origin + (from(i) - step.base), &mut buffer[..len])
+                    (_, Some(made)) => {
+                        let back = filter.map_or(0, |filter| filter.looks_back().min(before));
+                        let first = step.origin + (before - back);
+                        let room = made.next(back, step.bytes.len());
+                        (first, room.ok_or_else(slot_bug)?)
                     }
                     (_, None) => return Err(slot_bug()),
                 };
-                let src = match before.last() {
-                    Some(before) => before.get(made(i - 1)).ok_or_else(slot_bug)?,
+                let src = match sources.last() {
+                    Some(made) => made.last(),
                     None => source.bytes(step.bytes.clone(), merged)?,
                 };
-                match undo.and_then(|undo| undo.filters.get(i)) {
+                match filter {
                     Some(filter) if i == 0 => {
                         let undo = Undo {
                             filter: filter.as_ref(),
@@ -337,10 +334,7 @@ impl<'a> Job<'a> {
                 continue;
             }
             let codes = match planes.filters.len().checked_sub(1) {
-                Some(last) => {
-                    let values = unfiltered.get(last).and_then(|b| b.get(made(last)));
-                    values.ok_or_else(slot_bug)?
-                }
+                Some(last) => unfiltered.get(last).ok_or_else(slot_bug)?.last(),
                 None => source.bytes(step.bytes.clone(), merged)?,
             };
             let decoded = Decoded {

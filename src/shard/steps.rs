@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use crate::filter::{self, FilterSpec};
 
+use super::rows::grow;
+
 /// The filters of fixed samples, each undone step by step.
 pub(super) struct InSteps {
     /// In the order in which they are undone: the last of the schema first.
@@ -34,6 +36,36 @@ impl InSteps {
             undo.filters.push(steps);
         }
         (undo.unit > 0).then_some(undo)
+    }
+}
+
+/// What a filter makes of steps. Of earlier ones only what a step goes on from is kept: so that all of it stays in the L1
+/// cache.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    bytes: Vec<u8>,
+    /// The last step.
+    last: Range<usize>,
+}
+
+impl Made {
+    /// Room for a step of `len` bytes, behind the `back` bytes that were made before it; `None` if there are fewer.
+    pub(super) fn next(&mut self, back: usize, len: usize) -> Option<&mut [u8]> {
+        let end = self.last.end;
+        let kept = end.checked_sub(back)?;
+        let mut start = end;
+        if back == 0 || end + len > 2 * (back + len) {
+            self.bytes.copy_within(kept..end, 0);
+            start = back;
+        }
+        grow(&mut self.bytes, start + len);
+        self.last = start..start + len;
+        self.bytes.get_mut(start - back..start + len)
+    }
+
+    /// The last step.
+    pub(super) fn last(&self) -> &[u8] {
+        &self.bytes[self.last.clone()]
     }
 }
 

@@ -363,6 +363,10 @@ impl Steps for predict::Steps {
         self.unit()
     }
 
+    fn looks_back(&self) -> usize {
+        self.looks_back()
+    }
+
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]) {
         self.undo(first, src, dst);
     }

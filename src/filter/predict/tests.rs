@@ -119,8 +119,10 @@ fn check(spec: FilterSpec, shape: &[usize], first: usize, count: usize) {
             let mut back = vec![0xAA; src.len()];
             let mut done = 0;
             for step in filtered.chunks(units * unit) {
+                // Nothing but what is looked back at.
+                let from = done - steps.looks_back().min(done);
                 done += step.len();
-                let dst = &mut back[..done];
+                let (first, dst) = (first + from, &mut back[from..done]);
                 match steps.beside(first, step, &mut *dst).filter(|_| beside) {
                     Some(mut sums) => sums.finish(),
                     None => steps.undo(first, step, dst),

@@ -91,6 +91,14 @@ impl Grid {
             [.., last] => last.stride * last.len,
         }
     }
+
+    /// Bytes before a unit that it goes on from, along the last axis.
+    fn looks_back(&self) -> usize {
+        match self.axes() {
+            [.., last] if self.channels.is_none() && last.stride >= SHORT => last.stride,
+            _ => 0,
+        }
+    }
 }
 
 /// Predicts elements and writes what remains to `dst`, of the same length. `first` is the byte within its sample (or
@@ -251,8 +259,14 @@ impl Steps {
         self.unit
     }
 
-    /// Undoes the next step: `src` goes to the end of `dst`, which holds all that was undone of the piece before. `first`
-    /// is the byte within its sample (or run of samples) where the piece, and `dst`, begins: a multiple of the unit.
+    /// Bytes before a step that it goes on from.
+    pub(crate) fn looks_back(&self) -> usize {
+        self.grid.looks_back()
+    }
+
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds at least what the step looks back at, as far as
+    /// that is of the same piece. `first` is the byte within its sample (or run of samples) where `dst` begins: a multiple
+    /// of the unit.
     pub(crate) fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]) {
         match self.grid.elem_size {
             1 => self.undo_words::<u8>(first, src, dst),
