@@ -218,12 +218,13 @@ impl Workers {
 
     /// The next report; `Err` if every worker is gone.
     pub(crate) fn wait(&self) -> Result<Report, RecvError> {
-        self.spin().map_or_else(|| self.reports.recv(), Ok)
+        self.spin(SPIN).map_or_else(|| self.reports.recv(), Ok)
     }
 
     /// The next report, if it comes by `deadline`; `Err` if every worker is gone.
     pub(crate) fn wait_until(&self, deadline: Instant) -> Result<Option<Report>, RecvError> {
-        if let Some(report) = self.spin() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if let Some(report) = self.spin(left.min(SPIN)) {
             return Ok(Some(report));
         }
         match self.reports.recv_deadline(deadline) {
@@ -233,12 +234,12 @@ impl Workers {
         }
     }
 
-    /// A report that comes within [`SPIN`]. On machines without a processor to spare, only one that is there.
-    fn spin(&self) -> Option<Report> {
+    /// A report that comes soon. On machines without a processor to spare, only one that is there.
+    fn spin(&self, time: Duration) -> Option<Report> {
         let start = Instant::now();
         loop {
             let report = self.poll();
-            if report.is_some() || !self.may_spin || start.elapsed() >= SPIN {
+            if report.is_some() || !self.may_spin || start.elapsed() >= time {
                 return report;
             }
             for _ in 0..PAUSES {
