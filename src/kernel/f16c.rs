@@ -1,10 +1,14 @@
 //! float16 to float32 by the instruction that x86-64 has for it: the conversion of `convert.rs` in arithmetic, which
 //! defines the bits, is bound by its dozen operations.
-#![expect(unsafe_code, reason = "instructions chosen at run time")]
+#![cfg_attr(
+    target_arch = "x86_64",
+    expect(unsafe_code, reason = "instructions chosen at run time")
+)]
 
 use super::convert::Slot;
 
 /// Elements converted at a time.
+#[cfg(target_arch = "x86_64")]
 const LANES: usize = 16;
 
 /// Converts as many elements as fill whole vectors. Returns how many; 0 where there is no such instruction.

@@ -369,6 +369,7 @@ pub(super) struct Lines<'a> {
 
 impl Lines<'_> {
     /// Bytes of a vector.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn lanes(&self) -> usize {
         self.plan.lanes()
     }

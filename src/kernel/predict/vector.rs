@@ -19,7 +19,7 @@ pub(super) fn lanes(level: Level) -> &'static [usize] {
     #[cfg(target_arch = "aarch64")]
     match level {
         Level::Neon => &[16],
-        Level::Scalar => &[],
+        _ => &[],
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
@@ -548,7 +548,7 @@ mod x86 {
 mod neon {
     use std::arch::aarch64::*;
 
-    use super::{Table, Vector, Words};
+    use super::{Sums, Table, Vector, Words};
 
     /// 16 bytes. NEON is part of aarch64.
     #[derive(Clone, Copy, Debug)]
