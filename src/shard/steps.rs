@@ -54,7 +54,8 @@ impl Made {
         let end = self.last.end;
         let kept = end.checked_sub(back)?;
         let mut start = end;
-        if back == 0 || end + len > 2 * (back + len) {
+        // A line is moved to the front each time, a plane every other time.
+        if 4 * back <= len || end + len > 2 * (back + len) {
             self.bytes.copy_within(kept..end, 0);
             start = back;
         }
