@@ -120,8 +120,8 @@ pub(crate) trait Steps: fmt::Debug {
     /// Bytes of what was undone before a step that it goes on from, as far as they are of the same sample.
     fn looks_back(&self) -> usize;
 
-    /// Undoes the next step: `src` goes to the end of `dst`, which holds at least what the filter looks back at. `first` is the byte within its sample, or run of samples, where `dst` begins: a multiple of the
-    /// unit.
+    /// Undoes the next step: `src` goes to the end of `dst`, which holds at least what the filter looks back at. `first` is
+    /// the byte within its sample, or run of samples, where `dst` begins: a multiple of the unit.
     fn undo(&self, first: usize, src: &[u8], dst: &mut [u8]);
 
     /// The same, to be done beside other work. `None` if this step cannot be.

@@ -148,8 +148,9 @@ impl Workers {
         num_workers: usize,
     ) -> Result<Self> {
         check_workers(num_workers)?;
+        let cores = num_cores();
         let num_workers = match num_workers {
-            0 => num_cores(),
+            0 => cores,
             n => n,
         };
         let (urgent, urgent_queue) = unbounded();
@@ -163,7 +164,7 @@ impl Workers {
             counters: Arc::default(),
             threads: Vec::new(),
             // A model has no time.
-            may_spin: cfg!(not(shuttle)) && num_workers < num_cores(),
+            may_spin: cfg!(not(shuttle)) && num_workers < cores,
         };
         for i in 0..num_workers {
             let worker = Worker {

@@ -276,9 +276,8 @@ impl ShardReader {
         offset: u64,
         io: &'a mut Vec<u8>,
     ) -> Result<&'a [u8]> {
-        let mut stored = self.piece(chunk, stream, piece, offset, io)?;
+        let stored = self.piece(chunk, stream, piece, offset, io)?;
         let bytes = stored.bytes;
-        stored.check_to(bytes.len(), 0);
         stored.finish()?;
         Ok(bytes)
     }

@@ -442,23 +442,22 @@ impl Lines<'_> {
                 reference,
             } = part;
             let src = &self.src[start..end];
+            // In a volume the plane before is added as a reference channel is: of the first one, what was summed before.
+            let number = (self.first + start) / plane;
             let goes_on = self
                 .volume
-                .filter(|planes| !((self.first + start) / plane).is_multiple_of(*planes));
+                .is_some_and(|planes| !number.is_multiple_of(planes));
+            let reference = if goes_on {
+                start.checked_sub(plane)
+            } else {
+                reference
+            };
             let (dst, add) = match reference {
-                None if goes_on.is_some() && start >= plane => {
-                    let (before, rest) = self.dst.split_at_mut(start);
-                    (&mut rest[..end - start], Some(&before[start - plane..]))
+                None => {
+                    let last = self.before.len().checked_sub(plane).filter(|_| goes_on);
+                    let before = last.map(|last| &self.before[last..]);
+                    (&mut self.dst[start..end], before)
                 }
-                // Of the first plane of a piece, the one before is not there.
-                None if goes_on.is_some() => {
-                    let last = self.before.len().checked_sub(plane);
-                    (
-                        &mut self.dst[start..end],
-                        last.map(|last| &self.before[last..]),
-                    )
-                }
-                None => (&mut self.dst[start..end], None),
                 Some(reference) if reference < start => {
                     let (before, rest) = self.dst.split_at_mut(start);
                     (&mut rest[..plane], Some(&before[reference..][..plane]))
