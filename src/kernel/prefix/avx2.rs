@@ -5,6 +5,9 @@
 //! bytes   register of lanes 0 to 31, in order
 //! u16     one register of lanes 0 to 7 and 16 to 23, one of 8 to 15 and 24 to 31: what `unpack` makes of the bytes
 //! ```
+//!
+//! A step waits for itself: from the windows of a group to the words that it pulls are some 40 cycles, and what waits
+//! fills the queues of the processor. So all groups are looked up before the first one pulls.
 #![expect(unsafe_code, reason = "loads and stores by pointer, and AVX2")]
 
 use std::arch::x86_64::*;
@@ -138,13 +141,25 @@ unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
     }
 }
 
-/// The symbols of 32 lanes, and how many bytes they pulled.
-///
-/// # Safety
-/// 64 bytes must be readable at `source`.
-#[target_feature(enable = "avx2,popcnt")]
+/// Here and not later: without this the compiler moves half of a step behind the next ones, and spills what it needs.
+#[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn step(group: &mut Group, tables: &Tables, source: *const u8) -> (__m256i, usize) {
+fn settled(mut vector: __m256i) -> __m256i {
+    // SAFETY: this is no instruction at all.
+    unsafe {
+        std::arch::asm!(
+            "/* {0} */",
+            inout(ymm_reg) vector,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    vector
+}
+
+/// The symbols of 32 lanes, and how many bits each has left: it pulls if these are less than 0.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn look_up(group: &Group, tables: &Tables) -> (__m256i, __m256i) {
     let Group { a, b, n } = *group;
     // 2^n
     let low = _mm256_shuffle_epi8(
@@ -169,18 +184,28 @@ unsafe fn step(group: &mut Group, tables: &Tables, source: *const u8) -> (__m256
     let (x, y) = (window(0), window(1));
     let c63 = _mm256_set1_epi16(63);
     let cell = _mm256_packus_epi16(_mm256_and_si256(x, c63), _mm256_and_si256(y, c63));
-    let c255 = _mm256_set1_epi16(255);
+    // The 8 bits after these 6.
     let rest = _mm256_packus_epi16(
-        _mm256_and_si256(_mm256_srli_epi16::<6>(x), c255),
-        _mm256_and_si256(_mm256_srli_epi16::<6>(y), c255),
+        _mm256_srli_epi16::<8>(_mm256_slli_epi16::<2>(x)),
+        _mm256_srli_epi16::<8>(_mm256_slli_epi16::<2>(y)),
     );
+    let (cell, rest) = (settled(cell), settled(rest));
     let (bit4, bit5) = (_mm256_slli_epi16::<3>(cell), _mm256_slli_epi16::<2>(cell));
     let len = lookup(&tables.len, cell, bit4, bit5);
     let first = lookup(&tables.first, cell, bit4, bit5);
     let mask = _mm256_shuffle_epi8(both(MASKS), len);
     let symbols = _mm256_or_si256(first, _mm256_and_si256(rest, mask));
+    (settled(symbols), settled(_mm256_sub_epi8(n, len)))
+}
 
-    let left = _mm256_sub_epi8(n, len);
+/// Gives a word to each lane that has less than 0 bits left; how many bytes they pulled.
+///
+/// # Safety
+/// 64 bytes must be readable at `source`.
+#[target_feature(enable = "avx2,popcnt")]
+#[inline]
+unsafe fn pull(group: &mut Group, left: __m256i, source: *const u8) -> usize {
+    let Group { a, b, .. } = *group;
     let pulls = _mm256_movemask_epi8(left).cast_unsigned();
     let [p0, p1, p2, p3] = pulls.to_le_bytes();
     let after = |mask: u32| source.wrapping_add(2 * (pulls & mask).count_ones() as usize);
@@ -206,7 +231,7 @@ unsafe fn step(group: &mut Group, tables: &Tables, source: *const u8) -> (__m256
         ],
         n: _mm256_and_si256(left, _mm256_set1_epi8(15)),
     };
-    (symbols, 2 * pulls.count_ones() as usize)
+    2 * pulls.count_ones() as usize
 }
 
 /// The bytes of 32 symbols, for modes 0 and 1.
@@ -216,10 +241,11 @@ fn map<const MODE: u8>(symbols: __m256i) -> __m256i {
     if MODE != 1 {
         return symbols;
     }
-    let one = _mm256_set1_epi8(1);
-    let half = _mm256_and_si256(_mm256_srli_epi16::<1>(symbols), _mm256_set1_epi8(0x7F));
-    let sign = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_and_si256(symbols, one));
-    _mm256_xor_si256(half, sign)
+    // Half, rounded up; with the opposite sign if the symbol is odd. The upper bit of a byte is its lowest then, and
+    // what comes from the byte below is not 0 with the one.
+    let half = _mm256_avg_epu8(symbols, _mm256_setzero_si256());
+    let odd = _mm256_or_si256(_mm256_slli_epi16::<7>(symbols), _mm256_set1_epi8(1));
+    _mm256_sign_epi8(half, odd)
 }
 
 /// Writes the bytes of two steps.
@@ -287,35 +313,28 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
             prefetch::to_write(fetch.to_write.wrapping_add(at + 64 * group));
         }
         let out = row.as_mut_ptr();
-        let mut even = [_mm256_setzero_si256(); GROUPS];
+        let mut symbols = [[_mm256_setzero_si256(); GROUPS]; 2];
+        let mut left = [_mm256_setzero_si256(); GROUPS];
         // Written out for each group: as a loop it is a third slower.
         macro_rules! step {
-            ($group:literal) => {{
-                let group = &mut groups[$group];
-                // SAFETY: 128 * GROUPS bytes were there before the row; each step before this one pulled at most 64.
-                let (symbols, pulled) = unsafe { step(group, &tables, source.add(done.pulled)) };
-                done.pulled += pulled;
-                symbols
-            }};
-        }
-        macro_rules! even {
-            ($($group:literal)+) => {
-                $( if $group < GROUPS { even[$group] = step!($group); } )+
-            };
-        }
-        macro_rules! odd {
-            ($($group:literal)+) => {
-                $(
-                    if $group < GROUPS {
-                        let odd = step!($group);
+            ($half:literal: $($group:literal)+) => {
+                $( if $group < GROUPS {
+                    (symbols[$half][$group], left[$group]) = look_up(&groups[$group], &tables);
+                } )+
+                $( if $group < GROUPS {
+                    // SAFETY: 128 * GROUPS bytes were there before the row; each pull before this one took at most 64.
+                    done.pulled +=
+                        unsafe { pull(&mut groups[$group], left[$group], source.add(done.pulled)) };
+                    if $half == 1 {
+                        let [even, odd] = [symbols[0][$group], symbols[1][$group]];
                         // SAFETY: a row has 64 bytes for each group.
-                        unsafe { store::<MODE>(even[$group], odd, out.add(64 * $group)) }
+                        unsafe { store::<MODE>(even, odd, out.add(64 * $group)) }
                     }
-                )+
+                } )+
             };
         }
-        even!(0 1 2 3);
-        odd!(0 1 2 3);
+        step!(0: 0 1 2 3);
+        step!(1: 0 1 2 3);
         if MODE == 2 {
             row.iter_mut()
                 .for_each(|symbol| *symbol = table.map[usize::from(*symbol)]);
