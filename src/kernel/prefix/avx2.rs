@@ -12,9 +12,10 @@
 
 use std::arch::x86_64::*;
 
-use super::expand::EXPAND;
+use super::encode::{Encoder, last_row};
+use super::expand::{COLLECT, EXPAND};
 use super::header::Groups;
-use super::table::Table;
+use super::table::{Table, Words};
 use super::{Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
@@ -322,9 +323,10 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
                     (symbols[$half][$group], left[$group]) = look_up(&groups[$group], &tables);
                 } )+
                 $( if $group < GROUPS {
+                    let (group, left) = (&mut groups[$group], left[$group]);
                     // SAFETY: 128 * GROUPS bytes were there before the row; each pull before this one took at most 64.
-                    done.pulled +=
-                        unsafe { pull(&mut groups[$group], left[$group], source.add(done.pulled)) };
+                    let pulled = unsafe { pull(group, left, source.add(done.pulled)) };
+                    done.pulled += pulled;
                     if $half == 1 {
                         let [even, odd] = [symbols[0][$group], symbols[1][$group]];
                         // SAFETY: a row has 64 bytes for each group.
@@ -353,4 +355,202 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
         store_lanes(&mut lanes.n[at..], n);
     }
     done
+}
+
+pub(super) fn encoder(groups: Groups) -> Encoder {
+    match groups {
+        Groups::One => encode::<1>,
+        Groups::Two => encode::<2>,
+        Groups::Four => encode::<4>,
+    }
+}
+
+/// Entries of a table of 256.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn lookup_256(table: &[__m256i; 16], bytes: __m256i) -> __m256i {
+    let quarter = |number: usize| {
+        let table = [0, 1, 2, 3].map(|part| table[4 * number + part]);
+        let (bit4, bit5) = (_mm256_slli_epi16::<3>(bytes), _mm256_slli_epi16::<2>(bytes));
+        let low = _mm256_and_si256(bytes, _mm256_set1_epi8(15));
+        lookup(&table, low, bit4, bit5)
+    };
+    let bit6 = _mm256_slli_epi16::<1>(bytes);
+    let low = _mm256_blendv_epi8(quarter(0), quarter(1), bit6);
+    let high = _mm256_blendv_epi8(quarter(2), quarter(3), bit6);
+    _mm256_blendv_epi8(low, high, bytes)
+}
+
+/// Code words of 32 bytes, twice each, and their lengths above 16 bits. In the order in which registers pack to what
+/// `unpack` makes: lanes 0 to 3, 16 to 19, 4 to 7, 20 to 23, and so on.
+type Entries = [u32; LANES];
+
+/// Goes back before a symbol of each of 32 lanes; how many bytes they give back, which are written before `end`.
+///
+/// # Safety
+/// 64 bytes before `end` must be writable.
+#[target_feature(enable = "avx2,popcnt")]
+#[inline]
+unsafe fn give_back(group: &mut Group, entries: &Entries, end: *mut u8) -> usize {
+    let Group { a, b, n } = *group;
+    // SAFETY: an eighth of the array has 32 bytes.
+    let entry = |i: usize| unsafe { _mm256_loadu_si256(entries.as_ptr().add(8 * i).cast()) };
+    let entry = [entry(0), entry(1), entry(2), entry(3)];
+    let code = |i: usize| _mm256_and_si256(entry[i], _mm256_set1_epi32(0xFFFF));
+    let code = [
+        _mm256_packus_epi32(code(0), code(1)),
+        _mm256_packus_epi32(code(2), code(3)),
+    ];
+    let len = |i: usize| _mm256_srli_epi32::<16>(entry[i]);
+    let len = _mm256_packus_epi16(
+        _mm256_packus_epi32(len(0), len(1)),
+        _mm256_packus_epi32(len(2), len(3)),
+    );
+    let before = _mm256_add_epi8(n, len);
+    let pulled = _mm256_cmpgt_epi8(before, _mm256_set1_epi8(15));
+    let pulls = _mm256_movemask_epi8(pulled).cast_unsigned();
+    let [p0, p1, p2, p3] = pulls.to_le_bytes();
+
+    let collect = |b: __m256i, low: u8, high: u8| {
+        let collect = |pulls: u8| {
+            // SAFETY: the entries of COLLECT have 16 bytes.
+            unsafe { _mm_loadu_si128(COLLECT[usize::from(pulls)].as_ptr().cast()) }
+        };
+        _mm256_shuffle_epi8(b, _mm256_set_m128i(collect(high), collect(low)))
+    };
+    let (x, y) = (collect(b[0], p0, p2), collect(b[1], p1, p3));
+    let mut at = end;
+    // Of 16 bytes each the last ones stay: what is written next covers the others.
+    for (words, pulls) in [
+        (_mm256_extracti128_si256::<1>(y), p3),
+        (_mm256_extracti128_si256::<1>(x), p2),
+        (_mm256_castsi256_si128(y), p1),
+        (_mm256_castsi256_si128(x), p0),
+    ] {
+        // SAFETY: each of the registers before this one took at most 16 bytes of the 64.
+        unsafe {
+            _mm_storeu_si128(at.sub(16).cast(), words);
+            at = at.sub(2 * pulls.count_ones() as usize);
+        }
+    }
+
+    let n = _mm256_and_si256(before, _mm256_set1_epi8(15));
+    // 2^(15 - n): with twice the code word its upper half is the word above n bits, its lower half what is below.
+    let low = _mm256_shuffle_epi8(
+        both([0, 0, 0, 0, 0, 0, 0, 0, 128, 64, 32, 16, 8, 4, 2, 1]),
+        n,
+    );
+    let high = _mm256_shuffle_epi8(
+        both([128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        n,
+    );
+    let power = [
+        _mm256_unpacklo_epi8(low, high),
+        _mm256_unpackhi_epi8(low, high),
+    ];
+    let pulled = [
+        _mm256_unpacklo_epi8(pulled, pulled),
+        _mm256_unpackhi_epi8(pulled, pulled),
+    ];
+    let new_a = |i: usize| {
+        _mm256_or_si256(
+            _mm256_andnot_si256(pulled[i], a[i]),
+            _mm256_mullo_epi16(code[i], power[i]),
+        )
+    };
+    let new_b = |i: usize| {
+        _mm256_or_si256(
+            _mm256_blendv_epi8(b[i], a[i], pulled[i]),
+            _mm256_mulhi_epu16(code[i], power[i]),
+        )
+    };
+    *group = Group {
+        a: [new_a(0), new_a(1)],
+        b: [new_b(0), new_b(1)],
+        n,
+    };
+    2 * pulls.count_ones() as usize
+}
+
+/// An [`Encoder`].
+fn encode<const GROUPS: usize>(words: &Words, src: &[u8], out: &mut [u8]) -> usize {
+    // SAFETY: the encoder is chosen when `Level::best` found these features.
+    unsafe { encode_rows::<GROUPS>(words, src, out) }
+}
+
+#[target_feature(enable = "avx2,popcnt")]
+fn encode_rows<const GROUPS: usize>(words: &Words, src: &[u8], out: &mut [u8]) -> usize {
+    let row = 2 * LANES * GROUPS;
+    let entries: [u32; 256] = std::array::from_fn(|byte| {
+        let word = u16::from_le_bytes([words.low[byte], words.high[byte]]);
+        (2 * u32::from(word)) | (u32::from(words.len[byte]) << 16)
+    });
+    let last = last_row(words, src, row);
+    let whole = src.chunks_exact(row);
+    let last = last[..row]
+        .chunks_exact(row)
+        .take(usize::from(!whole.remainder().is_empty()));
+
+    // What is left of the last word that each lane needs: of 16 lanes each, in order.
+    let lens = words.len.as_chunks::<16>().0;
+    let lens: [__m256i; 16] = std::array::from_fn(|part| both(lens[part]));
+    let zero = _mm256_setzero_si256();
+    let mut left = [[zero; 2]; GROUPS];
+    for bytes in whole.clone().chain(last.clone()) {
+        let parts = bytes.as_chunks::<LANES>().0;
+        for (left, bytes) in left.as_flattened_mut().iter_mut().zip(parts) {
+            // SAFETY: the array has 32 bytes.
+            let bytes = unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) };
+            let pairs = _mm256_maddubs_epi16(lookup_256(&lens, bytes), _mm256_set1_epi8(1));
+            *left = _mm256_sub_epi16(*left, pairs);
+        }
+    }
+    let mut groups = left.map(|[x, y]| {
+        let c15 = _mm256_set1_epi16(15);
+        let n = _mm256_packus_epi16(_mm256_and_si256(x, c15), _mm256_and_si256(y, c15));
+        Group {
+            a: [zero; 2],
+            b: [zero; 2],
+            n: _mm256_permute4x64_epi64::<0b11_01_10_00>(n),
+        }
+    });
+
+    let mut at = out.len();
+    let mut steps = [[[0; LANES]; GROUPS]; 2];
+    for bytes in last.chain(whole.rev()) {
+        assert!(at >= 2 * row, "room for what a row may take");
+        // All of a row first: loads of several entries wait for the stores of each to be done.
+        let [even, odd] = &mut steps;
+        let pairs = bytes.as_chunks::<{ 2 * LANES }>().0;
+        for ((pairs, even), odd) in pairs.iter().zip(even).zip(odd) {
+            let quads = pairs.as_chunks::<8>().0;
+            for (number, quad) in quads.iter().enumerate() {
+                let to = 8 * (number % 4) + 4 * (number / 4);
+                let (even, odd) = (&mut even[to..to + 4], &mut odd[to..to + 4]);
+                for ((pair, even), odd) in quad.as_chunks::<2>().0.iter().zip(even).zip(odd) {
+                    *even = entries[usize::from(pair[0])];
+                    *odd = entries[usize::from(pair[1])];
+                }
+            }
+        }
+        for step in steps.iter().rev() {
+            for (group, entries) in groups.iter_mut().zip(step).rev() {
+                // SAFETY: of the 128 * GROUPS bytes before `at` each step before this one took at most 64.
+                let given = unsafe { give_back(group, entries, out.as_mut_ptr().add(at)) };
+                at -= given;
+            }
+        }
+    }
+
+    assert!(at >= row, "room for the first word of each lane");
+    at -= row;
+    let first = out[at..at + row].as_chunks_mut::<{ 2 * LANES }>().0;
+    for (to, group) in first.iter_mut().zip(&groups) {
+        let mut lanes = [0; LANES];
+        store_lanes(&mut lanes, group.b);
+        for (to, word) in to.as_chunks_mut::<2>().0.iter_mut().zip(lanes) {
+            *to = word.to_le_bytes();
+        }
+    }
+    at
 }

@@ -2,9 +2,9 @@
 
 use super::header::{self, Groups, Map};
 use super::table::{Code, Words};
-use super::{LANES, MAX_LEN, ROW, scalar};
+use super::{LANES, Level, MAX_LEN, ROW, level, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::{Level, avx512, level};
+use super::{avx2, avx512};
 
 /// Writes the words of `src` at the end of `out` and returns where they start. `out` must have the room that
 /// [`words_bound`] tells. Every byte of `src` has a code word.
@@ -152,11 +152,13 @@ pub(super) fn groups_for(len: usize) -> Groups {
 }
 
 pub(super) fn encoder(groups: Groups) -> Encoder {
-    #[cfg(target_arch = "x86_64")]
-    if level() == Level::Avx512 {
-        return avx512::encoder(groups);
+    match level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => avx512::encoder(groups),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => avx2::encoder(groups),
+        _ => scalar::encoder(groups),
     }
-    scalar::encoder(groups)
 }
 
 /// An upper bound of the bytes of all words, with room for one more row.
