@@ -49,6 +49,23 @@ fn both(table: [u8; 16]) -> __m256i {
     _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(table.as_ptr().cast()) })
 }
 
+/// 32 lanes of u16 from their low and high bytes.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn unpack(low: __m256i, high: __m256i) -> [__m256i; 2] {
+    [
+        _mm256_unpacklo_epi8(low, high),
+        _mm256_unpackhi_epi8(low, high),
+    ]
+}
+
+/// Entries of a table of 16, for indices below 16.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn look_up_16(table: [u8; 16], indices: __m256i) -> __m256i {
+    _mm256_shuffle_epi8(both(table), indices)
+}
+
 /// 32 lanes in two registers of the order that `unpack` makes.
 #[target_feature(enable = "avx2")]
 #[inline]
@@ -163,18 +180,10 @@ fn settled(mut vector: __m256i) -> __m256i {
 fn look_up(group: &Group, tables: &Tables) -> (__m256i, __m256i) {
     let Group { a, b, n } = *group;
     // 2^n
-    let low = _mm256_shuffle_epi8(
-        both([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0]),
-        n,
+    let power = unpack(
+        look_up_16([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0], n),
+        look_up_16([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128], n),
     );
-    let high = _mm256_shuffle_epi8(
-        both([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128]),
-        n,
-    );
-    let power = [
-        _mm256_unpacklo_epi8(low, high),
-        _mm256_unpackhi_epi8(low, high),
-    ];
     // The upper n bits of a, then b.
     let window = |i: usize| {
         _mm256_or_si256(
@@ -194,7 +203,7 @@ fn look_up(group: &Group, tables: &Tables) -> (__m256i, __m256i) {
     let (bit4, bit5) = (_mm256_slli_epi16::<3>(cell), _mm256_slli_epi16::<2>(cell));
     let len = lookup(&tables.len, cell, bit4, bit5);
     let first = lookup(&tables.first, cell, bit4, bit5);
-    let mask = _mm256_shuffle_epi8(both(MASKS), len);
+    let mask = look_up_16(MASKS, len);
     let symbols = _mm256_or_si256(first, _mm256_and_si256(rest, mask));
     (settled(symbols), settled(_mm256_sub_epi8(n, len)))
 }
@@ -217,10 +226,7 @@ unsafe fn pull(group: &mut Group, left: __m256i, source: *const u8) -> usize {
             words([after(0xFF), after(0xFF_FFFF)], [p1, p3]),
         )
     };
-    let (pull_x, pull_y) = (
-        _mm256_unpacklo_epi8(left, left),
-        _mm256_unpackhi_epi8(left, left),
-    );
+    let [pull_x, pull_y] = unpack(left, left);
     *group = Group {
         a: [
             _mm256_blendv_epi8(a[0], b[0], pull_x),
@@ -257,10 +263,7 @@ fn map<const MODE: u8>(symbols: __m256i) -> __m256i {
 #[inline]
 unsafe fn store<const MODE: u8>(even: __m256i, odd: __m256i, out: *mut u8) {
     let (even, odd) = (map::<MODE>(even), map::<MODE>(odd));
-    let (x, y) = (
-        _mm256_unpacklo_epi8(even, odd),
-        _mm256_unpackhi_epi8(even, odd),
-    );
+    let [x, y] = unpack(even, odd);
     // SAFETY: as the caller's.
     unsafe {
         _mm256_storeu_si256(out.cast(), _mm256_permute2x128_si256::<0x20>(x, y));
@@ -348,11 +351,7 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
         let at = number * LANES;
         store_lanes(&mut lanes.a[at..], group.a);
         store_lanes(&mut lanes.b[at..], group.b);
-        let n = [
-            _mm256_unpacklo_epi8(group.n, zero),
-            _mm256_unpackhi_epi8(group.n, zero),
-        ];
-        store_lanes(&mut lanes.n[at..], n);
+        store_lanes(&mut lanes.n[at..], unpack(group.n, zero));
     }
     done
 }
@@ -436,22 +435,11 @@ unsafe fn give_back(group: &mut Group, entries: &Entries, end: *mut u8) -> usize
 
     let n = _mm256_and_si256(before, _mm256_set1_epi8(15));
     // 2^(15 - n): with twice the code word its upper half is the word above n bits, its lower half what is below.
-    let low = _mm256_shuffle_epi8(
-        both([0, 0, 0, 0, 0, 0, 0, 0, 128, 64, 32, 16, 8, 4, 2, 1]),
-        n,
+    let power = unpack(
+        look_up_16([0, 0, 0, 0, 0, 0, 0, 0, 128, 64, 32, 16, 8, 4, 2, 1], n),
+        look_up_16([128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0], n),
     );
-    let high = _mm256_shuffle_epi8(
-        both([128, 64, 32, 16, 8, 4, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
-        n,
-    );
-    let power = [
-        _mm256_unpacklo_epi8(low, high),
-        _mm256_unpackhi_epi8(low, high),
-    ];
-    let pulled = [
-        _mm256_unpacklo_epi8(pulled, pulled),
-        _mm256_unpackhi_epi8(pulled, pulled),
-    ];
+    let pulled = unpack(pulled, pulled);
     let new_a = |i: usize| {
         _mm256_or_si256(
             _mm256_andnot_si256(pulled[i], a[i]),
