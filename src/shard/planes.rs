@@ -34,6 +34,7 @@ pub(super) struct PlaneScratch {
     /// Stored bytes, if the storage cannot hand them out in place.
     io: Vec<u8>,
     decoded: Vec<u8>,
+    decoder: prefix::Room,
 }
 
 /// One plane, on the way through its pieces.
@@ -145,13 +146,14 @@ impl<'a> Planes<'a> {
             FETCHED
         };
         for ((plane, scratch), part) in self.planes.iter().zip(scratch).zip(&mut loaded.parts) {
-            let source = self.reader.piece(
-                self.chunk,
-                plane.ordinal,
-                piece,
-                plane.offset,
-                &mut scratch.io,
-            )?;
+            let PlaneScratch {
+                io,
+                decoded,
+                decoder,
+            } = scratch;
+            let source = self
+                .reader
+                .piece(self.chunk, plane.ordinal, piece, plane.offset, io)?;
             let stored = source.bytes;
             if stored.len() == len {
                 *part = Part {
@@ -163,9 +165,8 @@ impl<'a> Planes<'a> {
                 continue;
             }
             source.finish()?;
-            let decoded = &mut scratch.decoded;
             if plane.stream.codec == CodecId::PREFIX.get() {
-                let decoder = prefix::Decoder::new(stored, len)
+                let decoder = prefix::Decoder::new(stored, len, decoder)
                     .map_err(|damage| bad_prefix(len, damage).at_offset(plane.offset))?;
                 part.rows = Some(Rows {
                     decoder,

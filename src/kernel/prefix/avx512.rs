@@ -1,8 +1,15 @@
-//! AVX-512 with VBMI2: a group of 32 lanes is three registers, and the tables are three more.
+//! AVX-512 with VBMI2: a group of 32 lanes is three or four registers, and the tables are three more.
 //!
 //! State is in named variables: arrays of them end up on the stack (4.5 against 7 GB/s).
+//!
+//! Where a lane finds the word that it pulls is known when it is known how many lanes before it pull: nothing takes longer,
+//! and the next step begins with that word. A kernel that has nothing else to do does not wait for it. A lane that has
+//! just pulled has most of its window from the word before; unless that was a code word of more than 10 bits, the next
+//! prefix is in there ([`PREFIX_IS_THERE`]), and with it the length, which is all that the next pull depends on. (16.2 to
+//! 19.5 GB/s on AMD Zen 5. Beside sums, which fill the wait, it only costs instructions.)
 #![expect(unsafe_code, reason = "loads and stores by pointer, and AVX-512")]
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::kernel::predict::{Beside, Nothing, Sums, VECTORS};
@@ -10,7 +17,7 @@ use crate::kernel::predict::{Beside, Nothing, Sums, VECTORS};
 use super::encode::{Encoder, last_row};
 use super::header::Groups;
 use super::table::{Table, Words};
-use super::{BesideKernel, Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
+use super::{BesideKernel, Fetch, Kernel, LANES, Lanes, Progress, prefetch};
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {
@@ -47,8 +54,10 @@ fn four_beside<const MODE: u8>(
     // SAFETY: the kernel is chosen when `Level::best` found these features.
     unsafe {
         match sums {
-            Sums::Lines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
-            Sums::HalfLines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
+            Sums::Lines(rows) => decode_four::<MODE, false, _>(table, lanes, src, dst, fetch, rows),
+            Sums::HalfLines(rows) => {
+                decode_four::<MODE, false, _>(table, lanes, src, dst, fetch, rows)
+            }
         }
     }
 }
@@ -59,13 +68,6 @@ fn four_beside<const MODE: u8>(
 fn load(bytes: &[u8; 64]) -> __m512i {
     // SAFETY: the reference is to 64 bytes.
     unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn load_16(bytes: &[u8; 16]) -> __m128i {
-    // SAFETY: the reference is to 16 bytes.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
 }
 
 /// State of the lanes of a group.
@@ -85,20 +87,99 @@ fn store_lanes(lanes: &mut [u16], group: usize, state: __m512i) {
     unsafe { _mm512_storeu_si512(lanes.as_mut_ptr().cast(), state) }
 }
 
-/// The bytes of 64 symbols.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
-#[inline]
-fn map<const MODE: u8>(symbols: __m512i, map: &[__m512i; 4]) -> __m512i {
-    match MODE {
-        0 => symbols,
-        1 => _mm512_gf2p8affine_epi64_epi8::<0>(symbols, _mm512_set1_epi64(UNZIGZAG)),
-        _ => lookup(symbols, map),
+/// In a window the further bits of a symbol follow 6 bits of prefix. Two of them are the upper bits of the low byte, the
+/// others the lower bits of the high byte: both bytes together are these bits rotated by two, without a shift. So symbols
+/// are rotated by two, until they are mapped to bytes.
+const fn rotated(rows: [u8; 8]) -> i64 {
+    let mut rotated = rows;
+    let mut row = 0;
+    while row < 8 {
+        rotated[row] = rows[row].rotate_right(2);
+        row += 1;
+    }
+    i64::from_le_bytes(rotated)
+}
+
+/// Matrices over the bits of a byte: byte 7 - i is row i, which says of which bits bit i of the result is the sum.
+const ROTATE: i64 = i64::from_le_bytes([0x02, 0x01, 0x80, 0x40, 0x20, 0x10, 0x08, 0x04]);
+const NATURAL: i64 = rotated([0x80, 0x40, 0x20, 0x10, 0x08, 0x04, 0x02, 0x01]);
+/// `(s >> 1) ^ -(s & 1)`: bit i is bit i + 1 of the symbol plus bit 0, bit 7 is bit 0 alone.
+const UNZIGZAG: i64 = rotated([0x01, 0x81, 0x41, 0x21, 0x11, 0x09, 0x05, 0x03]);
+
+/// For each rotated symbol of a quarter its own number.
+const UNROTATED: [[u8; 64]; 4] = {
+    let mut unrotated = [[0; 64]; 4];
+    let mut symbol = 0u8;
+    loop {
+        let rotated = symbol.rotate_right(2) as usize;
+        unrotated[rotated / 64][rotated % 64] = symbol;
+        if symbol == 255 {
+            break;
+        }
+        symbol += 1;
+    }
+    unrotated
+};
+
+/// The high bytes of 32 lanes or pairs.
+const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
+/// The low bytes of 32 lanes.
+const EVEN: u64 = !ODD;
+
+/// What symbols are put together with. It is read again each time: of lanes and constants the compiler would keep the
+/// constants in registers (16.7 against 18.8 GB/s).
+#[repr(align(64))]
+struct Symbols {
+    /// Which bits of a byte are those of the other byte of the window.
+    rest: __m512i,
+    matrix: __m512i,
+    /// [`PREFIX_IS_THERE`], less the 16 bits of the word that was pulled.
+    least: __m512i,
+    map: [__m512i; 4],
+}
+
+impl Symbols {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
+    #[inline]
+    fn new<const MODE: u8>(table: &Table) -> Self {
+        let mut map = load_256(&table.map);
+        if MODE > 1 {
+            let natural = map;
+            for (map, unrotated) in map.iter_mut().zip(&UNROTATED) {
+                *map = lookup(load(unrotated), &natural);
+            }
+        }
+        Self {
+            // Of the low byte of a lane the lower six bits, of its high byte the upper two.
+            rest: _mm512_set1_epi16(0xC03F_u16.cast_signed()),
+            matrix: _mm512_set1_epi64(if MODE == 1 { UNZIGZAG } else { NATURAL }),
+            least: _mm512_set1_epi8(PREFIX_IS_THERE - 16),
+            map,
+        }
+    }
+
+    /// The bytes of 64 rotated symbols.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
+    #[inline]
+    fn map<const MODE: u8>(&self, symbols: __m512i) -> __m512i {
+        match MODE {
+            0 | 1 => _mm512_gf2p8affine_epi64_epi8::<0>(symbols, reload(&self.matrix)),
+            _ => lookup(symbols, &self.map),
+        }
     }
 }
 
-/// `(s >> 1) ^ -(s & 1)` as a matrix over bits: bit i of the result is bit i + 1 of the symbol plus bit 0, bit 7 is bit 0
-/// alone. Byte 7 - i is row i.
-const UNZIGZAG: i64 = i64::from_le_bytes([0x01, 0x81, 0x41, 0x21, 0x11, 0x09, 0x05, 0x03]);
+/// Reads a vector again, whatever the compiler knows about it.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn reload(vector: &__m512i) -> __m512i {
+    // SAFETY: the reference is to a vector.
+    unsafe { std::ptr::read_volatile(vector) }
+}
+
+/// Bits of the longest prefix: if a lane that has just pulled has at least so many left of the word before, the next
+/// prefix is among them.
+const PREFIX_IS_THERE: i8 = 6;
 
 /// Bytes of a table of 256.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -122,11 +203,11 @@ fn load_256(bytes: &[u8; 256]) -> [__m512i; 4] {
     ]
 }
 
-/// Defines a [`Kernel`] for a number of groups, each with its number and names for its state and for the symbols of a
+/// Defines a [`Kernel`] for a number of groups, each with its number and names for its state and for the windows of a
 /// step. Other work is done a vector after every two groups: a step waits for the one before about as long as it
-/// computes, and processors do not look far enough ahead to find work elsewhere.
+/// computes, and processors do not look far enough ahead to find work elsewhere. Then `EARLY`, as said above, is of no use.
 macro_rules! kernel {
-    ($name:ident, $decode:ident, $groups:literal, $($group:literal $a:ident $b:ident $n:ident $even:ident),+) => {
+    ($name:ident, $decode:ident, $groups:literal, $($group:literal $a:ident $b:ident $n:ident $early:ident $even:ident),+) => {
         fn $name<const MODE: u8>(
             table: &Table,
             lanes: &mut Lanes,
@@ -135,11 +216,11 @@ macro_rules! kernel {
             fetch: Fetch,
         ) -> Progress {
             // SAFETY: the kernel is chosen when `Level::best` found these features.
-            unsafe { $decode::<MODE, Nothing>(table, lanes, src, dst, fetch, &mut Nothing) }
+            unsafe { $decode::<MODE, true, Nothing>(table, lanes, src, dst, fetch, &mut Nothing) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni,popcnt")]
-        fn $decode<const MODE: u8, B: Beside>(
+        fn $decode<const MODE: u8, const EARLY: bool, B: Beside>(
             table: &Table,
             lanes: &mut Lanes,
             src: &[u8],
@@ -153,44 +234,64 @@ macro_rules! kernel {
             /// Bytes after those that are pulled: every step waits for what the one before pulled, so that these had better be
             /// in the first cache.
             const SOON: usize = 512;
-            let (len, first) = (load(&table.len), load(&table.first));
-            let masks = _mm512_broadcast_i32x4(load_16(&MASKS));
-            let bytes = load_256(&table.map);
+            let len = load(&table.len);
+            let rotate = _mm512_set1_epi64(ROTATE);
+            let first = _mm512_gf2p8affine_epi64_epi8::<0>(load(&table.first), rotate);
+            let mask = _mm512_gf2p8affine_epi64_epi8::<0>(load(&table.mask), rotate);
+            let symbols = Symbols::new::<MODE>(table);
             let c16 = _mm512_set1_epi16(16);
             let c15 = _mm512_set1_epi16(15);
-            let low_byte = _mm512_set1_epi16(0xFF);
             $(
                 let mut $a = load_lanes(&lanes.a, $group);
                 let mut $b = load_lanes(&lanes.b, $group);
                 let mut $n = load_lanes(&lanes.n, $group);
+                // `b` before it took what the last step pulled.
+                let mut $early = $b;
             )+
             let mut pulled = 0;
             let mut row = 0;
             let rows = dst.len() / ROW;
             let (source, out) = (src.as_ptr(), dst.as_mut_ptr());
             let network = beside.network();
-            // Decodes a symbol of each lane of a group.
+            // The window of each lane of a group; moves on by a symbol.
             macro_rules! step {
-                ($x:ident $y:ident $z:ident) => {{
+                ($x:ident $y:ident $z:ident $w:ident $least:ident) => {{
                     let window = _mm512_shldv_epi16($y, $x, $z);
-                    let used = _mm512_permutexvar_epi8(window, len);
-                    let first = _mm512_permutexvar_epi8(window, first);
-                    // A table of 16 takes half the time of one of 64.
-                    let mask = _mm512_shuffle_epi8(masks, used);
-                    let rest = _mm512_srli_epi16::<6>(window);
-                    // first | rest & mask
-                    let symbols = _mm512_ternarylogic_epi64::<0xF8>(first, rest, mask);
-                    // Of `used` only the low byte of each lane counts, of the difference only the low 5 bits.
+                    let early = if EARLY { _mm512_shldv_epi16($w, $x, $z) } else { window };
+                    let used = _mm512_permutexvar_epi8(early, len);
+                    // Of `used` only the low byte of each lane counts, of the difference its low byte or 5 bits.
                     let left = _mm512_sub_epi16($z, used);
-                    let pulls = _mm512_test_epi16_mask(left, c16);
+                    if EARLY {
+                        $least = _mm512_min_epi8($least, left);
+                        $w = $y;
+                    }
+                    $z = _mm512_and_si512(left, c15);
                     // SAFETY: the row began with at least ROW_PULLS bytes of source after `pulled`, and the
                     // 2 * $groups - 1 steps before this one in the row pulled at most 64 bytes each.
-                    let words = unsafe { load_words(source.add(pulled)) };
-                    $x = _mm512_mask_mov_epi16($x, pulls, $y);
-                    $y = _mm512_mask_expand_epi16($y, pulls, words);
-                    $z = _mm512_and_si512(left, c15);
-                    pulled += 2 * pulls.count_ones() as usize;
-                    symbols
+                    unsafe { pull(&mut $x, &mut $y, left, c16, source, &mut pulled) };
+                    window
+                }};
+            }
+            // Waits for the words that were pulled, if a prefix may be in one.
+            macro_rules! settle {
+                ($least:ident) => {
+                    if EARLY && _mm512_mask_cmplt_epi8_mask(EVEN, $least, reload(&symbols.least)) != 0 {
+                        $( $early = $b; )+
+                    }
+                };
+            }
+            // The bytes of the windows of two steps.
+            macro_rules! bytes {
+                ($first:ident $second:ident) => {{
+                    // The high byte of each first window, the low byte of each second one.
+                    let between = _mm512_shldi_epi16::<8>($second, $first);
+                    let cells = _mm512_mask_mov_epi8($first, ODD, between);
+                    let ends = _mm512_mask_mov_epi8($first, ODD, $second);
+                    let rest = _mm512_ternarylogic_epi64::<0xCA>(reload(&symbols.rest), between, ends);
+                    let base = _mm512_permutexvar_epi8(cells, first);
+                    let kept = _mm512_permutexvar_epi8(cells, mask);
+                    // base | rest & kept
+                    symbols.map::<MODE>(_mm512_ternarylogic_epi64::<0xF8>(base, rest, kept))
                 }};
             }
             // Enough source for a row, whatever it pulls.
@@ -207,28 +308,25 @@ macro_rules! kernel {
                     }
                     prefetch::to_write(fetch.to_write.wrapping_add(at + 64 * $group));
                 )+
+                let mut least = c15;
                 $(
-                    let $even = step!($a $b $n);
+                    let $even = step!($a $b $n $early least);
                     if $group % 2 == 1 {
                         B::vector(&network, &mut sums, $group / 2);
                     }
                 )+
+                settle!(least);
+                let mut least = c15;
                 $(
-                    let odd = step!($a $b $n);
-                    let pairs = _mm512_ternarylogic_epi64::<0xF8>(
-                        _mm512_slli_epi16::<8>(odd),
-                        $even,
-                        low_byte,
-                    );
-                    let pairs = map::<MODE>(pairs, &bytes);
+                    let odd = step!($a $b $n $early least);
+                    let bytes = bytes!($even odd);
                     // SAFETY: `row` is below `rows`, so all ROW bytes after `at` are in `dst`.
-                    unsafe {
-                        _mm512_storeu_si512(out.add(at + 64 * $group).cast(), pairs);
-                    }
+                    unsafe { _mm512_storeu_si512(out.add(at + 64 * $group).cast(), bytes) };
                     if $group % 2 == 1 {
                         B::vector(&network, &mut sums, VECTORS / 2 + $group / 2);
                     }
                 )+
+                settle!(least);
                 B::end(sums);
                 row += 1;
             }
@@ -242,29 +340,48 @@ macro_rules! kernel {
     };
 }
 
-kernel!(one, decode_one, 1, 0 a0 b0 n0 e0);
-kernel!(two, decode_two, 2, 0 a0 b0 n0 e0, 1 a1 b1 n1 e1);
-kernel!(four, decode_four, 4, 0 a0 b0 n0 e0, 1 a1 b1 n1 e1, 2 a2 b2 n2 e2, 3 a3 b3 n3 e3);
-
-/// 64 bytes of the source.
+/// Lanes that have used up `a` (bit 4 of `left` is set) move on to `b`, and pull a word each. In assembly: the compiler
+/// would test the bit in two instructions, and expand straight from memory, which is slow.
 ///
 /// # Safety
-/// They must be readable.
-#[target_feature(enable = "avx512f")]
+/// 64 bytes must be readable at `pulled` bytes after `source`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,popcnt")]
 #[inline]
-unsafe fn load_words(at: *const u8) -> __m512i {
-    let words;
-    // SAFETY: as the caller's; the instruction only loads. The compiler would fold a load of its own into the expansion.
+unsafe fn pull(
+    a: &mut __m512i,
+    b: &mut __m512i,
+    left: __m512i,
+    bit_4: __m512i,
+    source: *const u8,
+    pulled: &mut usize,
+) {
+    // SAFETY: reads 64 bytes, which the caller says are there, and writes to no memory.
     unsafe {
-        std::arch::asm!(
-            "vmovdqu64 {}, [{}]",
-            out(zmm_reg) words,
-            in(reg) at,
-            options(nostack, readonly, pure, preserves_flags),
+        asm!(
+            "vptestmw {pulls}, {left}, {bit_4}",
+            "kmovd {count:e}, {pulls}",
+            "vmovdqu64 {words}, [{source} + {pulled}]",
+            "vmovdqu16 {a}{{{pulls}}}, {b}",
+            "vpexpandw {b}{{{pulls}}}, {words}",
+            "popcnt {count:e}, {count:e}",
+            "lea {pulled}, [{pulled} + 2 * {count}]",
+            a = inout(zmm_reg) *a,
+            b = inout(zmm_reg) *b,
+            left = in(zmm_reg) left,
+            bit_4 = in(zmm_reg) bit_4,
+            source = in(reg) source,
+            pulled = inout(reg) *pulled,
+            pulls = out(kreg) _,
+            words = out(zmm_reg) _,
+            count = out(reg) _,
+            options(nostack, readonly, pure),
         );
     }
-    words
 }
+
+kernel!(one, decode_one, 1, 0 a0 b0 n0 e0 w0);
+kernel!(two, decode_two, 2, 0 a0 b0 n0 e0 w0, 1 a1 b1 n1 e1 w1);
+kernel!(four, decode_four, 4, 0 a0 b0 n0 e0 w0, 1 a1 b1 n1 e1 w1, 2 a2 b2 n2 e2 w2, 3 a3 b3 n3 e3 w3);
 
 pub(super) fn encoder(groups: Groups) -> Encoder {
     match groups {
@@ -297,9 +414,6 @@ fn odd((len, low, high): Codes) -> (__m512i, __m512i) {
         _mm512_mask_mov_epi8(_mm512_srli_epi16::<8>(low), ODD, high),
     )
 }
-
-/// The upper bytes of 32 pairs.
-const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 
 /// Defines an [`Encoder`] for a number of groups, each with its number and names for its state and its code words; the
 /// last list is the groups in reverse.

@@ -54,6 +54,22 @@ struct Lanes {
     n: [u16; LANES * MAX_GROUPS],
 }
 
+impl Lanes {
+    /// As a stream begins: a word for each lane.
+    fn new(groups: Groups, words: &[u8]) -> Self {
+        let mut lanes = Self {
+            a: [0; LANES * MAX_GROUPS],
+            b: [0; LANES * MAX_GROUPS],
+            n: [0; LANES * MAX_GROUPS],
+        };
+        let first = lanes.b[..LANES * groups.get()].iter_mut();
+        for (b, word) in first.zip(words.as_chunks::<2>().0) {
+            *b = u16::from_le_bytes(*word);
+        }
+        lanes
+    }
+}
+
 /// How far a kernel got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Progress {
@@ -106,6 +122,28 @@ fn beside_kernel(mode: u8, groups: Groups) -> Option<BesideKernel> {
     None
 }
 
+/// Where a decoder keeps its table and lanes, more than a KiB: memory that stream after stream uses.
+#[derive(Debug, Default)]
+pub(crate) struct Room(Option<Box<State>>);
+
+#[derive(Debug)]
+struct State {
+    table: Table,
+    lanes: Lanes,
+}
+
+impl Room {
+    fn put(&mut self, state: State) -> &mut State {
+        match &mut self.0 {
+            Some(kept) => {
+                **kept = state;
+                kept
+            }
+            none => none.insert(Box::new(state)),
+        }
+    }
+}
+
 /// Decodes one stream, some rows at a time.
 #[derive(Debug)]
 pub(crate) struct Decoder<'a> {
@@ -119,8 +157,7 @@ enum Payload<'a> {
     Raw(&'a [u8]),
     /// A stream of one byte only.
     Only(u8),
-    /// Tables and lanes are more than a KiB: a decoder is moved, and there is one for each of several planes.
-    Coded(Box<Coded<'a>>),
+    Coded(Coded<'a>),
 }
 
 #[derive(Debug)]
@@ -128,10 +165,9 @@ struct Coded<'a> {
     kernel: Kernel,
     /// The same with sums beside, if there is one.
     beside: Option<BesideKernel>,
-    table: Table,
+    state: &'a mut State,
     /// Bytes that a group of lanes writes in one row, times the number of groups.
     row: usize,
-    lanes: Lanes,
     words: &'a [u8],
     /// Bytes pulled; beyond `words` there are zeros.
     pulled: usize,
@@ -142,7 +178,7 @@ struct Coded<'a> {
 
 impl<'a> Decoder<'a> {
     /// Reads the header of a stream that encodes `len` bytes.
-    pub(crate) fn new(src: &'a [u8], len: usize) -> Result<Self, Damage> {
+    pub(crate) fn new(src: &'a [u8], len: usize, room: &'a mut Room) -> Result<Self, Damage> {
         let payload = match header::parse(src, len)? {
             Stream::Raw(bytes) => Payload::Raw(bytes),
             Stream::Coded {
@@ -153,10 +189,18 @@ impl<'a> Decoder<'a> {
             } => match table.only_byte() {
                 Some(byte) if words.is_empty() => Payload::Only(byte),
                 Some(_) => return Err(Damage("words that are not needed")),
-                None => {
-                    let coded = Coded::new(mode, groups, table, words, src.len());
-                    Payload::Coded(Box::new(coded))
-                }
+                None => Payload::Coded(Coded {
+                    kernel: kernel(mode, groups),
+                    beside: beside_kernel(mode, groups),
+                    state: room.put(State {
+                        table,
+                        lanes: Lanes::new(groups, words),
+                    }),
+                    row: 2 * LANES * groups.get(),
+                    words,
+                    pulled: 2 * LANES * groups.get(),
+                    ahead: src.len(),
+                }),
             },
         };
         Ok(Self { payload, left: len })
@@ -193,31 +237,6 @@ impl<'a> Decoder<'a> {
 }
 
 impl<'a> Coded<'a> {
-    fn new(mode: u8, groups: Groups, table: Table, words: &'a [u8], ahead: usize) -> Self {
-        let mut lanes = Lanes {
-            a: [0; LANES * MAX_GROUPS],
-            b: [0; LANES * MAX_GROUPS],
-            n: [0; LANES * MAX_GROUPS],
-        };
-        let num_lanes = LANES * groups.get();
-        for (b, word) in lanes.b[..num_lanes]
-            .iter_mut()
-            .zip(words.as_chunks::<2>().0)
-        {
-            *b = u16::from_le_bytes(*word);
-        }
-        Self {
-            kernel: kernel(mode, groups),
-            beside: beside_kernel(mode, groups),
-            table,
-            row: 2 * num_lanes,
-            lanes,
-            words,
-            pulled: 2 * num_lanes,
-            ahead,
-        }
-    }
-
     fn decode(&mut self, mut dst: &mut [u8], mut next: *const u8, sums: Option<&mut Sums<'_>>) {
         if let (Some(kernel), Some(sums)) = (self.beside, sums) {
             let at = self.rows(dst, next, |table, lanes, words, dst, fetch| {
@@ -245,7 +264,8 @@ impl<'a> Coded<'a> {
             to_write: next,
             ahead: self.ahead,
         };
-        let done = kernel(&self.table, &mut self.lanes, words, dst, fetch);
+        let State { table, lanes } = &mut *self.state;
+        let done = kernel(table, lanes, words, dst, fetch);
         self.pulled += done.pulled;
         done.rows * self.row
     }
@@ -272,7 +292,8 @@ impl<'a> Coded<'a> {
                 to_write: next.wrapping_add(at),
                 ahead: 0,
             };
-            let done = (self.kernel)(&self.table, &mut self.lanes, &padded, to, fetch);
+            let State { table, lanes } = &mut *self.state;
+            let done = (self.kernel)(table, lanes, &padded, to, fetch);
             self.pulled += done.pulled;
             if whole == 0 {
                 let end = dst.len() - at;
@@ -288,7 +309,8 @@ impl<'a> Coded<'a> {
 pub(crate) fn decode(src: &[u8], dst: &mut [u8]) -> Result<(), Damage> {
     /// Destinations follow each other in memory as a rule.
     const AHEAD: usize = 2048;
-    let mut decoder = Decoder::new(src, dst.len())?;
+    let mut room = Room::default();
+    let mut decoder = Decoder::new(src, dst.len(), &mut room)?;
     let next = dst.as_ptr().wrapping_add(AHEAD);
     decoder.decode(dst, next, None);
     decoder.finish()

@@ -147,7 +147,8 @@ fn rows_decode_one_by_one_as_together() {
                 for rows in [1, 2, 7, 16] {
                     let mut out = vec![0xA5; n];
                     at_level(level, || {
-                        let mut decoder = Decoder::new(&stream, n).unwrap();
+                        let mut room = Room::default();
+                        let mut decoder = Decoder::new(&stream, n, &mut room).unwrap();
                         for tile in out.chunks_mut(rows * ROW) {
                             decoder.decode(tile, std::ptr::null(), None);
                         }
@@ -196,7 +197,8 @@ fn sums_that_are_done_beside_change_nothing() {
                 at_level(level, || {
                     let steps = Steps::new(grid);
                     let mut out = vec![0xA5; n];
-                    let mut decoder = Decoder::new(&stream, n).unwrap();
+                    let mut room = Room::default();
+                    let mut decoder = Decoder::new(&stream, n, &mut room).unwrap();
                     let mut rest = &mut out[..];
                     let mut is_beside = true;
                     for len in lens.into_iter().cycle() {
