@@ -10,8 +10,10 @@ use super::{Axis, Channels, Grid};
 
 /// log2(64) for pixels and lines together, rounded up twice, and one for channels.
 const MAX_STEPS: usize = 8;
-/// Vectors of a line that is kept beside the destination.
+/// Vectors of a line that is kept beside the destination. Room for all of them is not cleared for each step where lines are
+/// short: that took as long as to sum a step of 2 KiB.
 const MAX_COLUMNS: usize = 64;
+const FEW_COLUMNS: usize = 16;
 
 /// How vectors go over lines. Lengths are in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -405,16 +407,17 @@ impl Lines<'_> {
     fn run_steps<V: Vector, W: Words, const N: usize, const SUMS: bool>(self, tables: &Tables) {
         let plan = self.plan;
         let network = Network::<V, N, SUMS>::new(plan, tables, self.grid);
-        let mut kept = [V::zero(); MAX_COLUMNS];
-        let kept = kept.as_mut_slice();
+        let columns = network.columns();
         if plan.line > plan.lanes && plan.pixel == 0 {
-            self.planes::<V, W, N, SUMS, ROWS>(&network, kept);
+            self.planes::<V, W, N, SUMS, ROWS>(&network, &mut []);
+        } else if plan.line > plan.lanes && columns <= FEW_COLUMNS {
+            self.planes::<V, W, N, SUMS, WIDE>(&network, &mut [V::zero(); FEW_COLUMNS]);
         } else if plan.line > plan.lanes {
-            self.planes::<V, W, N, SUMS, WIDE>(&network, kept);
+            self.planes::<V, W, N, SUMS, WIDE>(&network, &mut [V::zero(); MAX_COLUMNS]);
         } else if plan.rows > 1 && plan.plane() > plan.lanes && plan.line == tables.bytes {
-            self.planes::<V, W, N, SUMS, ONE_LINE>(&network, kept);
+            self.planes::<V, W, N, SUMS, ONE_LINE>(&network, &mut []);
         } else if plan.rows > 1 && plan.plane() > plan.lanes {
-            self.planes::<V, W, N, SUMS, SOME_LINES>(&network, kept);
+            self.planes::<V, W, N, SUMS, SOME_LINES>(&network, &mut []);
         } else {
             let plane = plan.plane();
             let head = ((plane - self.first % plane) % plane).min(self.src.len());
@@ -443,10 +446,10 @@ impl Lines<'_> {
             } = part;
             let src = &self.src[start..end];
             // In a volume the plane before is added as a reference channel is: of the first one, what was summed before.
-            let number = (self.first + start) / plane;
+            let number = || (self.first + start) / plane;
             let goes_on = self
                 .volume
-                .is_some_and(|planes| !number.is_multiple_of(planes));
+                .is_some_and(|planes| !number().is_multiple_of(planes));
             let reference = if goes_on {
                 start.checked_sub(plane)
             } else {
@@ -535,6 +538,16 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             bytes: tables.bytes,
             line: plan.line,
             zigzag: grid.zigzag,
+        }
+    }
+
+    /// Vectors of a line.
+    #[inline(always)]
+    fn columns(&self) -> usize {
+        if self.bytes == V::LEN {
+            self.line.div_ceil(V::LEN)
+        } else {
+            self.line.div_ceil(self.bytes.max(1))
         }
     }
 
@@ -644,7 +657,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         add: Option<&[u8]>,
         above: &[u8],
     ) {
-        let columns = self.line.div_ceil(self.bytes);
+        let columns = self.columns();
         let Some(kept) = kept.get_mut(..columns) else {
             return self.very_wide::<W>(src, dst, add, above);
         };
@@ -679,6 +692,70 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// The same for lines, and a last one, of whole vectors: without a look at what is left of one.
     #[inline(always)]
     fn whole<W: Words>(&self, kept: &mut [V], src: &[u8], dst: &mut [u8], add: Option<&[u8]>) {
+        // Of a line of few vectors these stay in registers: from memory the next line would get them too late.
+        match kept.len() {
+            2 => self.lines_of::<W, 2>(kept, src, dst, add),
+            4 => self.lines_of::<W, 4>(kept, src, dst, add),
+            _ => self.whole_lines::<W>(kept, src, dst, add),
+        }
+    }
+
+    /// Lines of `N` vectors.
+    #[inline(always)]
+    fn lines_of<W: Words, const VECTORS: usize>(
+        &self,
+        kept: &mut [V],
+        src: &[u8],
+        dst: &mut [u8],
+        add: Option<&[u8]>,
+    ) {
+        let whole = src.len() / (VECTORS * V::LEN) * (VECTORS * V::LEN);
+        let (lines, rest) = src.split_at(whole);
+        let (dst, rest_dst) = dst.split_at_mut(whole);
+        let (add, rest_add) = match add.and_then(|add| add.split_at_checked(whole)) {
+            Some((add, rest)) => (Some(add), Some(rest)),
+            None => (None, None),
+        };
+        let mut last: [V; VECTORS] = std::array::from_fn(|i| kept[i]);
+        let lines = lines
+            .chunks_exact(VECTORS * V::LEN)
+            .zip(dst.chunks_exact_mut(VECTORS * V::LEN));
+        match add {
+            Some(add) => {
+                for ((src, dst), add) in lines.zip(add.chunks_exact(VECTORS * V::LEN)) {
+                    let mut left = V::zero();
+                    for (i, last) in last.iter_mut().enumerate() {
+                        let at = i * V::LEN;
+                        let x = self.part_of_line::<W>(&src[at..], &mut left, last);
+                        x.add::<W>(V::load(&add[at..]))
+                            .store(&mut dst[at..], V::LEN);
+                    }
+                }
+            }
+            None => {
+                for (src, dst) in lines {
+                    let mut left = V::zero();
+                    for (i, last) in last.iter_mut().enumerate() {
+                        let at = i * V::LEN;
+                        let x = self.part_of_line::<W>(&src[at..], &mut left, last);
+                        x.store(&mut dst[at..], V::LEN);
+                    }
+                }
+            }
+        }
+        kept.copy_from_slice(&last);
+        self.whole_lines::<W>(kept, rest, rest_dst, rest_add);
+    }
+
+    /// Lines of any number of vectors.
+    #[inline(always)]
+    fn whole_lines<W: Words>(
+        &self,
+        kept: &mut [V],
+        src: &[u8],
+        dst: &mut [u8],
+        add: Option<&[u8]>,
+    ) {
         let lines = src.chunks(self.line).zip(dst.chunks_mut(self.line));
         for (i, (src, dst)) in lines.enumerate() {
             let mut left = V::zero();
