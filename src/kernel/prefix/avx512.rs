@@ -101,85 +101,58 @@ const fn rotated(rows: [u8; 8]) -> i64 {
 }
 
 /// Matrices over the bits of a byte: byte 7 - i is row i, which says of which bits bit i of the result is the sum.
-const ROTATE: i64 = i64::from_le_bytes([0x02, 0x01, 0x80, 0x40, 0x20, 0x10, 0x08, 0x04]);
 const NATURAL: i64 = rotated([0x80, 0x40, 0x20, 0x10, 0x08, 0x04, 0x02, 0x01]);
 /// `(s >> 1) ^ -(s & 1)`: bit i is bit i + 1 of the symbol plus bit 0, bit 7 is bit 0 alone.
 const UNZIGZAG: i64 = rotated([0x01, 0x81, 0x41, 0x21, 0x11, 0x09, 0x05, 0x03]);
-
-/// For each rotated symbol of a quarter its own number.
-const UNROTATED: [[u8; 64]; 4] = {
-    let mut unrotated = [[0; 64]; 4];
-    let mut symbol = 0u8;
-    loop {
-        let rotated = symbol.rotate_right(2) as usize;
-        unrotated[rotated / 64][rotated % 64] = symbol;
-        if symbol == 255 {
-            break;
-        }
-        symbol += 1;
-    }
-    unrotated
-};
 
 /// The high bytes of 32 lanes or pairs.
 const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 /// The low bytes of 32 lanes.
 const EVEN: u64 = !ODD;
 
-/// What symbols are put together with. It is read again each time: of lanes and constants the compiler would keep the
-/// constants in registers (16.7 against 18.8 GB/s).
+/// Eight times, or more often, the same.
 #[repr(align(64))]
-struct Symbols {
-    /// Which bits of a byte are those of the other byte of the window.
-    rest: __m512i,
-    matrix: __m512i,
-    /// [`PREFIX_IS_THERE`], less the 16 bits of the word that was pulled.
-    least: __m512i,
-    map: [__m512i; 4],
-}
+struct Constant([u64; 8]);
 
-impl Symbols {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
-    #[inline]
-    fn new<const MODE: u8>(table: &Table) -> Self {
-        let mut map = load_256(&table.map);
-        if MODE > 1 {
-            let natural = map;
-            for (map, unrotated) in map.iter_mut().zip(&UNROTATED) {
-                *map = lookup(load(unrotated), &natural);
-            }
-        }
-        Self {
-            // Of the low byte of a lane the lower six bits, of its high byte the upper two.
-            rest: _mm512_set1_epi16(0xC03F_u16.cast_signed()),
-            matrix: _mm512_set1_epi64(if MODE == 1 { UNZIGZAG } else { NATURAL }),
-            least: _mm512_set1_epi8(PREFIX_IS_THERE - 16),
-            map,
-        }
+impl Constant {
+    const fn of(x: u64) -> Self {
+        Self([x; 8])
     }
 
-    /// The bytes of 64 rotated symbols.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
+    /// Reads it again each time: of lanes and constants the compiler would keep the constants in registers (16.7 against
+    /// 18.8 GB/s).
+    #[target_feature(enable = "avx512f")]
     #[inline]
-    fn map<const MODE: u8>(&self, symbols: __m512i) -> __m512i {
-        match MODE {
-            0 | 1 => _mm512_gf2p8affine_epi64_epi8::<0>(symbols, reload(&self.matrix)),
-            _ => lookup(symbols, &self.map),
-        }
+    fn get(&self) -> __m512i {
+        // SAFETY: the reference is to 64 bytes, of the alignment of a vector.
+        unsafe { std::ptr::read_volatile((&raw const self.0).cast()) }
     }
 }
 
-/// Reads a vector again, whatever the compiler knows about it.
-#[target_feature(enable = "avx512f")]
+/// Which bits of a symbol are in the byte of the window that has no bits of the prefix: of the low byte of a lane the lower
+/// six bits, of its high byte the upper two.
+static REST: Constant = Constant::of(0xC03F_C03F_C03F_C03F);
+/// [`PREFIX_IS_THERE`], less the 16 bits of the word that was pulled, as bytes.
+static LEAST: Constant = Constant::of(0x0101_0101_0101_0101 * (PREFIX_IS_THERE + 240));
+static MATRICES: [Constant; 2] = [
+    Constant::of(NATURAL.cast_unsigned()),
+    Constant::of(UNZIGZAG.cast_unsigned()),
+];
+
+/// The bytes of 64 rotated symbols.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,gfni")]
 #[inline]
-fn reload(vector: &__m512i) -> __m512i {
-    // SAFETY: the reference is to a vector.
-    unsafe { std::ptr::read_volatile(vector) }
+fn map<const MODE: u8>(symbols: __m512i, listed: &[__m512i; 4]) -> __m512i {
+    match MODE {
+        0 => _mm512_gf2p8affine_epi64_epi8::<0>(symbols, MATRICES[0].get()),
+        1 => _mm512_gf2p8affine_epi64_epi8::<0>(symbols, MATRICES[1].get()),
+        _ => lookup(symbols, listed),
+    }
 }
 
 /// Bits of the longest prefix: if a lane that has just pulled has at least so many left of the word before, the next
 /// prefix is among them.
-const PREFIX_IS_THERE: i8 = 6;
+const PREFIX_IS_THERE: u64 = 6;
 
 /// Bytes of a table of 256.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
@@ -235,10 +208,8 @@ macro_rules! kernel {
             /// in the first cache.
             const SOON: usize = 512;
             let len = load(&table.len);
-            let rotate = _mm512_set1_epi64(ROTATE);
-            let first = _mm512_gf2p8affine_epi64_epi8::<0>(load(&table.first), rotate);
-            let mask = _mm512_gf2p8affine_epi64_epi8::<0>(load(&table.mask), rotate);
-            let symbols = Symbols::new::<MODE>(table);
+            let (first, mask) = (load(&table.rotated.first), load(&table.rotated.mask));
+            let listed = load_256(&table.rotated.map);
             let c16 = _mm512_set1_epi16(16);
             let c15 = _mm512_set1_epi16(15);
             $(
@@ -275,7 +246,7 @@ macro_rules! kernel {
             // Waits for the words that were pulled, if a prefix may be in one.
             macro_rules! settle {
                 ($least:ident) => {
-                    if EARLY && _mm512_mask_cmplt_epi8_mask(EVEN, $least, reload(&symbols.least)) != 0 {
+                    if EARLY && _mm512_mask_cmplt_epi8_mask(EVEN, $least, LEAST.get()) != 0 {
                         $( $early = $b; )+
                     }
                 };
@@ -287,11 +258,11 @@ macro_rules! kernel {
                     let between = _mm512_shldi_epi16::<8>($second, $first);
                     let cells = _mm512_mask_mov_epi8($first, ODD, between);
                     let ends = _mm512_mask_mov_epi8($first, ODD, $second);
-                    let rest = _mm512_ternarylogic_epi64::<0xCA>(reload(&symbols.rest), between, ends);
+                    let rest = _mm512_ternarylogic_epi64::<0xCA>(REST.get(), between, ends);
                     let base = _mm512_permutexvar_epi8(cells, first);
                     let kept = _mm512_permutexvar_epi8(cells, mask);
                     // base | rest & kept
-                    symbols.map::<MODE>(_mm512_ternarylogic_epi64::<0xF8>(base, rest, kept))
+                    map::<MODE>(_mm512_ternarylogic_epi64::<0xF8>(base, rest, kept), &listed)
                 }};
             }
             // Enough source for a row, whatever it pulls.

@@ -45,8 +45,45 @@ pub(super) struct Table {
     /// Which of the bits after the prefix are added to `first`: 2^(len - 6) - 1, or 0.
     pub(super) mask: [u8; CELLS],
     pub(super) map: [u8; 256],
+    #[cfg(target_arch = "x86_64")]
+    pub(super) rotated: Rotated,
     /// What `scalar.rs` looks up instead, once it is asked for.
     wide: OnceCell<Box<Wide>>,
+}
+
+/// `first`, `mask` and `map` of symbols whose bits are rotated right by two: what `avx512.rs` looks up.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Rotated {
+    pub(super) first: [u8; CELLS],
+    pub(super) mask: [u8; CELLS],
+    /// All 0 unless bytes are listed: else a few instructions do the same.
+    pub(super) map: [u8; 256],
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Rotated {
+    const NONE: Self = Self {
+        first: [0; CELLS],
+        mask: [0; CELLS],
+        map: [0; 256],
+    };
+
+    fn new(table: &Table, map: &Map) -> Self {
+        let rotate = |symbols: [u8; CELLS]| symbols.map(|symbol| symbol.rotate_right(2));
+        let mut rotated = Self {
+            first: rotate(table.first),
+            mask: rotate(table.mask),
+            ..Self::NONE
+        };
+        if let Map::Listed(_) = map {
+            for (symbol, byte) in (0..=255u8).zip(table.map) {
+                rotated.map[usize::from(symbol.rotate_right(2))] = byte;
+            }
+        }
+        rotated
+    }
 }
 
 /// For every value of the low [`WIDE_BITS`] bits of a window, the byte, and the length above it; 0 if more bits matter.
@@ -327,6 +364,8 @@ impl Code {
             first: [0; CELLS],
             mask: [0; CELLS],
             map: map.bytes(),
+            #[cfg(target_arch = "x86_64")]
+            rotated: Rotated::NONE,
             wide: OnceCell::new(),
         };
         // The first position of the tiles of 2^i cells.
@@ -350,6 +389,10 @@ impl Code {
                 table.first[cell] = tile.first;
                 table.mask[cell] = mask;
             }
+        }
+        #[cfg(target_arch = "x86_64")]
+        {
+            table.rotated = Rotated::new(&table, map);
         }
         table
     }
