@@ -16,6 +16,9 @@ const ROW: usize = VECTORS * V64::LEN;
 
 /// What is done a row at a time beside other work. May only be used by code that runs where AVX-512 with VBMI is.
 pub(crate) trait Beside {
+    /// Whether there is something to do.
+    const IS_WORK: bool = true;
+
     /// What stays as it is, to be kept in registers.
     type Network: Copy;
     /// A row that was begun.
@@ -40,6 +43,8 @@ pub(crate) trait Beside {
 pub(crate) struct Nothing;
 
 impl Beside for Nothing {
+    const IS_WORK: bool = false;
+
     type Network = ();
     type Row<'r> = ();
 

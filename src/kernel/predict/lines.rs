@@ -407,10 +407,9 @@ impl Lines<'_> {
     fn run_steps<V: Vector, W: Words, const N: usize, const SUMS: bool>(self, tables: &Tables) {
         let plan = self.plan;
         let network = Network::<V, N, SUMS>::new(plan, tables, self.grid);
-        let columns = network.columns();
         if plan.line > plan.lanes && plan.pixel == 0 {
             self.planes::<V, W, N, SUMS, ROWS>(&network, &mut []);
-        } else if plan.line > plan.lanes && columns <= FEW_COLUMNS {
+        } else if plan.line > plan.lanes && network.columns() <= FEW_COLUMNS {
             self.planes::<V, W, N, SUMS, WIDE>(&network, &mut [V::zero(); FEW_COLUMNS]);
         } else if plan.line > plan.lanes {
             self.planes::<V, W, N, SUMS, WIDE>(&network, &mut [V::zero(); MAX_COLUMNS]);
@@ -446,10 +445,9 @@ impl Lines<'_> {
             } = part;
             let src = &self.src[start..end];
             // In a volume the plane before is added as a reference channel is: of the first one, what was summed before.
-            let number = || (self.first + start) / plane;
             let goes_on = self
                 .volume
-                .is_some_and(|planes| !number().is_multiple_of(planes));
+                .is_some_and(|planes| !((self.first + start) / plane).is_multiple_of(planes));
             let reference = if goes_on {
                 start.checked_sub(plane)
             } else {
@@ -544,11 +542,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
     /// Vectors of a line.
     #[inline(always)]
     fn columns(&self) -> usize {
-        if self.bytes == V::LEN {
-            self.line.div_ceil(V::LEN)
-        } else {
-            self.line.div_ceil(self.bytes.max(1))
-        }
+        self.line.div_ceil(self.bytes)
     }
 
     /// The last line of a vector in place of all its lines, or its last pixel in place of all.
@@ -700,7 +694,8 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         }
     }
 
-    /// Lines of `N` vectors.
+    /// Lines of `VECTORS` vectors, and a last one. Vectors are gone over by number: by iterators, as in
+    /// [`Network::whole_lines`], two do not stay in registers, and by number many take longer.
     #[inline(always)]
     fn lines_of<W: Words, const VECTORS: usize>(
         &self,

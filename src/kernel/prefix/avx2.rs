@@ -16,7 +16,10 @@ use super::encode::{Encoder, last_row};
 use super::expand::{COLLECT, EXPAND};
 use super::header::Groups;
 use super::table::{Table, Words};
-use super::{Fetch, Kernel, LANES, Lanes, MASKS, Progress, prefetch};
+use super::{Fetch, Kernel, LANES, Lanes, Progress, prefetch};
+
+/// For each length of a code word, which of the bits after a prefix of 6 bits belong to it: 2^(len - 6) - 1, or 0.
+const MASKS: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 0];
 
 pub(super) fn kernel(mode: u8, groups: Groups) -> Kernel {
     match (groups, mode) {

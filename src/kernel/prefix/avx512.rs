@@ -54,10 +54,8 @@ fn four_beside<const MODE: u8>(
     // SAFETY: the kernel is chosen when `Level::best` found these features.
     unsafe {
         match sums {
-            Sums::Lines(rows) => decode_four::<MODE, false, _>(table, lanes, src, dst, fetch, rows),
-            Sums::HalfLines(rows) => {
-                decode_four::<MODE, false, _>(table, lanes, src, dst, fetch, rows)
-            }
+            Sums::Lines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
+            Sums::HalfLines(rows) => decode_four::<MODE, _>(table, lanes, src, dst, fetch, rows),
         }
     }
 }
@@ -178,7 +176,7 @@ fn load_256(bytes: &[u8; 256]) -> [__m512i; 4] {
 
 /// Defines a [`Kernel`] for a number of groups, each with its number and names for its state and for the windows of a
 /// step. Other work is done a vector after every two groups: a step waits for the one before about as long as it
-/// computes, and processors do not look far enough ahead to find work elsewhere. Then `EARLY`, as said above, is of no use.
+/// computes, and processors do not look far enough ahead to find work elsewhere. Without any, it does not wait.
 macro_rules! kernel {
     ($name:ident, $decode:ident, $groups:literal, $($group:literal $a:ident $b:ident $n:ident $early:ident $even:ident),+) => {
         fn $name<const MODE: u8>(
@@ -189,11 +187,11 @@ macro_rules! kernel {
             fetch: Fetch,
         ) -> Progress {
             // SAFETY: the kernel is chosen when `Level::best` found these features.
-            unsafe { $decode::<MODE, true, Nothing>(table, lanes, src, dst, fetch, &mut Nothing) }
+            unsafe { $decode::<MODE, Nothing>(table, lanes, src, dst, fetch, &mut Nothing) }
         }
 
         #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni,popcnt")]
-        fn $decode<const MODE: u8, const EARLY: bool, B: Beside>(
+        fn $decode<const MODE: u8, B: Beside>(
             table: &Table,
             lanes: &mut Lanes,
             src: &[u8],
@@ -228,11 +226,11 @@ macro_rules! kernel {
             macro_rules! step {
                 ($x:ident $y:ident $z:ident $w:ident $least:ident) => {{
                     let window = _mm512_shldv_epi16($y, $x, $z);
-                    let early = if EARLY { _mm512_shldv_epi16($w, $x, $z) } else { window };
+                    let early = if B::IS_WORK { window } else { _mm512_shldv_epi16($w, $x, $z) };
                     let used = _mm512_permutexvar_epi8(early, len);
                     // Of `used` only the low byte of each lane counts, of the difference its low byte or 5 bits.
                     let left = _mm512_sub_epi16($z, used);
-                    if EARLY {
+                    if !B::IS_WORK {
                         $least = _mm512_min_epi8($least, left);
                         $w = $y;
                     }
@@ -246,7 +244,7 @@ macro_rules! kernel {
             // Waits for the words that were pulled, if a prefix may be in one.
             macro_rules! settle {
                 ($least:ident) => {
-                    if EARLY && _mm512_mask_cmplt_epi8_mask(EVEN, $least, LEAST.get()) != 0 {
+                    if !B::IS_WORK && _mm512_mask_cmplt_epi8_mask(EVEN, $least, LEAST.get()) != 0 {
                         $( $early = $b; )+
                     }
                 };

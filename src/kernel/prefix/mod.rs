@@ -37,9 +37,6 @@ pub(crate) const ROW: usize = 256;
 /// Lanes of a group.
 const LANES: usize = 32;
 const MAX_GROUPS: usize = 4;
-/// For each length of a code word, which of the bits after a prefix of 6 bits belong to it: 2^(len - 6) - 1, or 0.
-#[cfg(target_arch = "x86_64")]
-const MASKS: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 0];
 /// What is wrong with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damage(pub(crate) &'static str);
