@@ -553,8 +553,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
 
     /// Sums within the vector.
     #[inline(always)]
-    fn sums<W: Words>(&self, src: &[u8]) -> V {
-        let mut x = V::load(src);
+    fn sums<W: Words>(&self, mut x: V) -> V {
         if self.zigzag {
             x = x.unzigzag::<W>();
         }
@@ -600,20 +599,21 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         match add {
             Some(add) => {
                 for ((src, dst), add) in vectors.zip(add.chunks_exact(V::LEN)) {
-                    let x = self.lines::<W, HOLDS>(src, &mut above);
+                    let x = self.lines::<W, HOLDS>(V::load(src), &mut above);
                     x.add::<W>(V::load(add)).store(dst, V::LEN);
                 }
             }
             None => {
                 for (src, dst) in vectors {
-                    self.lines::<W, HOLDS>(src, &mut above).store(dst, V::LEN);
+                    let x = self.lines::<W, HOLDS>(V::load(src), &mut above);
+                    x.store(dst, V::LEN);
                 }
             }
         }
         let mut at = 0;
         while at < rest.len() {
             let len = self.bytes.min(rest.len() - at);
-            let mut x = self.lines::<W, HOLDS>(&rest[at..], &mut above);
+            let mut x = self.lines::<W, HOLDS>(V::load(&rest[at..]), &mut above);
             if let Some(add) = add {
                 x = x.add::<W>(V::load(&add[whole + at..]));
             }
@@ -624,8 +624,8 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
 
     /// The next vector of whole lines, after those of which `above` is the sum.
     #[inline(always)]
-    fn lines<W: Words, const HOLDS: u8>(&self, src: &[u8], above: &mut V) -> V {
-        let x = self.sums::<W>(src);
+    fn lines<W: Words, const HOLDS: u8>(&self, x: V, above: &mut V) -> V {
+        let x = self.sums::<W>(x);
         match HOLDS {
             ONE_LINE => {
                 *above = x.add::<W>(*above);
@@ -671,7 +671,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
                 if at >= end {
                     break;
                 }
-                let mut x = self.part_of_line::<W>(&src[at..], &mut left, kept);
+                let mut x = self.part_of_line::<W>(V::load(&src[at..]), &mut left, kept);
                 if let Some(add) = add {
                     x = x.add::<W>(V::load(&add[at..]));
                 }
@@ -715,26 +715,31 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         let lines = lines
             .chunks_exact(VECTORS * V::LEN)
             .zip(dst.chunks_exact_mut(VECTORS * V::LEN));
+        // Written out: of a loop the compiler keeps the last line in memory.
+        macro_rules! line {
+            ($src:ident $dst:ident $add:expr; $($i:literal)+) => {{
+                let mut left = V::zero();
+                $( if $i < VECTORS {
+                    let at = $i * V::LEN;
+                    let x = V::load_whole(&$src[at..]);
+                    let mut x = self.whole_part_of_line::<W>(x, &mut left, &mut last[$i]);
+                    if let Some(add) = $add {
+                        let add: &[u8] = add;
+                        x = x.add::<W>(V::load_whole(&add[at..]));
+                    }
+                    x.store(&mut $dst[at..], V::LEN);
+                } )+
+            }};
+        }
         match add {
             Some(add) => {
                 for ((src, dst), add) in lines.zip(add.chunks_exact(VECTORS * V::LEN)) {
-                    let mut left = V::zero();
-                    for (i, last) in last.iter_mut().enumerate() {
-                        let at = i * V::LEN;
-                        let x = self.part_of_line::<W>(&src[at..], &mut left, last);
-                        x.add::<W>(V::load(&add[at..]))
-                            .store(&mut dst[at..], V::LEN);
-                    }
+                    line!(src dst Some(add); 0 1 2 3);
                 }
             }
             None => {
                 for (src, dst) in lines {
-                    let mut left = V::zero();
-                    for (i, last) in last.iter_mut().enumerate() {
-                        let at = i * V::LEN;
-                        let x = self.part_of_line::<W>(&src[at..], &mut left, last);
-                        x.store(&mut dst[at..], V::LEN);
-                    }
+                    line!(src dst None::<&[u8]>; 0 1 2 3);
                 }
             }
         }
@@ -759,13 +764,13 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             match add.and_then(|add| add.get(i * self.line..)) {
                 Some(add) => {
                     for (((src, kept), dst), add) in vectors.zip(add.chunks_exact(V::LEN)) {
-                        let x = self.part_of_line::<W>(src, &mut left, kept);
-                        x.add::<W>(V::load(add)).store(dst, V::LEN);
+                        let x = self.whole_part_of_line::<W>(V::load_whole(src), &mut left, kept);
+                        x.add::<W>(V::load_whole(add)).store(dst, V::LEN);
                     }
                 }
                 None => {
                     for ((src, kept), dst) in vectors {
-                        self.part_of_line::<W>(src, &mut left, kept)
+                        self.whole_part_of_line::<W>(V::load_whole(src), &mut left, kept)
                             .store(dst, V::LEN);
                     }
                 }
@@ -775,10 +780,31 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
 
     /// The next vector of a line, after those of which `left` is the sum, below `kept`.
     #[inline(always)]
-    fn part_of_line<W: Words>(&self, src: &[u8], left: &mut V, kept: &mut V) -> V {
-        let x = self.sums::<W>(src);
+    fn part_of_line<W: Words>(&self, x: V, left: &mut V, kept: &mut V) -> V {
+        let x = self.sums::<W>(x);
+        self.below::<W>(x, self.last(x), left, kept)
+    }
+
+    /// The same if all of the vector is of the line.
+    #[inline(always)]
+    fn whole_part_of_line<W: Words>(&self, mut x: V, left: &mut V, kept: &mut V) -> V {
+        if self.zigzag {
+            x = x.unzigzag::<W>();
+        }
+        if SUMS
+            && N == 0
+            && let Some((x, total)) = x.sums_and_total::<W>(self.carry)
+        {
+            return self.below::<W>(x, total, left, kept);
+        }
+        let x = self.sums_of::<W>(x);
+        self.below::<W>(x, self.last(x), left, kept)
+    }
+
+    #[inline(always)]
+    fn below<W: Words>(&self, x: V, total: V, left: &mut V, kept: &mut V) -> V {
         *kept = x.add::<W>(*left).add::<W>(*kept);
-        *left = left.add::<W>(self.last(x));
+        *left = left.add::<W>(total);
         *kept
     }
 
@@ -791,7 +817,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             let end = (start + self.line).min(src.len());
             let (mut left, mut at) = (V::zero(), start);
             while at < end {
-                let x = self.sums::<W>(&src[at..]);
+                let x = self.sums::<W>(V::load(&src[at..]));
                 let last = self.last(x);
                 let mut x = x.add::<W>(left);
                 left = left.add::<W>(last);

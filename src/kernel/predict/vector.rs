@@ -79,6 +79,9 @@ pub(crate) trait Vector: Copy + std::fmt::Debug {
     fn zero() -> Self;
     /// The first bytes of `src`; those that are not there are any.
     fn load(src: &[u8]) -> Self;
+    /// The same of bytes that are all there. Where [`Vector::load`] would call a function for those that are not, a loop
+    /// keeps no vector in a register across it.
+    fn load_whole(src: &[u8]) -> Self;
     /// Stores `len` bytes, at most those of a vector. Bytes of `dst` after them may change too.
     fn store(self, dst: &mut [u8], len: usize);
     fn index(table: &Table) -> Self::Index;
@@ -97,6 +100,14 @@ pub(crate) trait Vector: Copy + std::fmt::Debug {
     /// Sums neighbouring elements: within lines if `kept` says which 8-byte words belong together (bit 8 i + j: word i
     /// adds the total of word j), else within 16 bytes.
     fn sums<W: Words>(self, kept: u64) -> Self;
+
+    /// Sums of a vector that is all of one line, and its total in place of each element, which is what `last` takes; where
+    /// that is less work than [`Vector::sums`] and [`Vector::permute_end`].
+    #[inline(always)]
+    fn sums_and_total<W: Words>(self, last: Self::Index) -> Option<(Self, Self)> {
+        let _ = last;
+        None
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -163,6 +174,13 @@ mod x86 {
             copy[..src.len()].copy_from_slice(src);
             // SAFETY: as above; 16 bytes are there.
             Self(unsafe { _mm_loadu_si128(copy.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn load_whole(src: &[u8]) -> Self {
+            let src = &src[..16];
+            // SAFETY: as above; 16 bytes are there.
+            Self(unsafe { _mm_loadu_si128(src.as_ptr().cast()) })
         }
 
         #[inline(always)]
@@ -234,6 +252,28 @@ mod x86 {
     pub(super) struct V32(__m256i);
 
     #[expect(unsafe_code, reason = "std::arch")]
+    // SAFETY (of all blocks): as of the next ones.
+    impl V32 {
+        #[inline(always)]
+        fn sums_in_halves<W: Words>(self) -> Self {
+            let mut x = self;
+            // SAFETY: as above.
+            unsafe {
+                if W::SIZE <= 1 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<1>(x.0)));
+                }
+                if W::SIZE <= 2 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<2>(x.0)));
+                }
+                if W::SIZE <= 4 {
+                    x = x.add::<W>(Self(_mm256_bslli_epi128::<4>(x.0)));
+                }
+                x.add::<W>(Self(_mm256_bslli_epi128::<8>(x.0)))
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "std::arch")]
     // SAFETY (of all blocks): `V32` is used by `avx2` alone. Loads and stores stay within slices whose length was
     // compared.
     impl Vector for V32 {
@@ -246,23 +286,13 @@ mod x86 {
 
         #[inline(always)]
         fn sums<W: Words>(self, kept: u64) -> Self {
+            let x = self.sums_in_halves::<W>();
+            if kept == 0 {
+                return x;
+            }
+            // The upper half adds the total of the lower one.
             // SAFETY: as above.
             unsafe {
-                let mut x = self;
-                if W::SIZE <= 1 {
-                    x = x.add::<W>(Self(_mm256_bslli_epi128::<1>(x.0)));
-                }
-                if W::SIZE <= 2 {
-                    x = x.add::<W>(Self(_mm256_bslli_epi128::<2>(x.0)));
-                }
-                if W::SIZE <= 4 {
-                    x = x.add::<W>(Self(_mm256_bslli_epi128::<4>(x.0)));
-                }
-                x = x.add::<W>(Self(_mm256_bslli_epi128::<8>(x.0)));
-                if kept == 0 {
-                    return x;
-                }
-                // The upper half adds the total of the lower one.
                 let total = match W::SIZE {
                     1 => _mm256_set1_epi8(15),
                     2 => _mm256_set1_epi16(0x0F0E),
@@ -272,6 +302,26 @@ mod x86 {
                 let low = _mm256_permute2x128_si256::<0x08>(x.0, x.0);
                 x.add::<W>(Self(_mm256_shuffle_epi8(low, total)))
             }
+        }
+
+        #[inline(always)]
+        fn sums_and_total<W: Words>(self, [_, last]: [__m256i; 2]) -> Option<(Self, Self)> {
+            let x = self.sums_in_halves::<W>();
+            // What is last in the upper half of `x`, and the same in the lower one.
+            // SAFETY: as above.
+            let totals = Self(unsafe { _mm256_shuffle_epi8(x.0, last) });
+            // Each total in the other half, and 0: taking both at once waits twice as long.
+            // SAFETY: as above.
+            let (of_low, of_high) = unsafe {
+                (
+                    Self(_mm256_permute2x128_si256::<0x08>(totals.0, totals.0)),
+                    Self(_mm256_permute2x128_si256::<0x81>(totals.0, totals.0)),
+                )
+            };
+            Some((
+                x.add::<W>(of_low),
+                totals.add::<W>(of_low).add::<W>(of_high),
+            ))
         }
 
         #[inline(always)]
@@ -290,6 +340,13 @@ mod x86 {
             copy[..src.len()].copy_from_slice(src);
             // SAFETY: as above; 32 bytes are there.
             Self(unsafe { _mm256_loadu_si256(copy.as_ptr().cast()) })
+        }
+
+        #[inline(always)]
+        fn load_whole(src: &[u8]) -> Self {
+            let src = &src[..32];
+            // SAFETY: as above; 32 bytes are there.
+            Self(unsafe { _mm256_loadu_si256(src.as_ptr().cast()) })
         }
 
         #[inline(always)]
@@ -450,6 +507,11 @@ mod x86 {
         }
 
         #[inline(always)]
+        fn load_whole(src: &[u8]) -> Self {
+            Self::load(src)
+        }
+
+        #[inline(always)]
         fn store(self, dst: &mut [u8], len: usize) {
             if len >= 64
                 && let Some(dst) = dst.first_chunk_mut::<64>()
@@ -585,6 +647,13 @@ mod neon {
             copy[..src.len()].copy_from_slice(src);
             // SAFETY: as above; 16 bytes are there.
             Self(unsafe { vld1q_u8(copy.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn load_whole(src: &[u8]) -> Self {
+            let src = &src[..16];
+            // SAFETY: as above; 16 bytes are there.
+            Self(unsafe { vld1q_u8(src.as_ptr()) })
         }
 
         #[inline(always)]

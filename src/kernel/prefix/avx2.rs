@@ -7,7 +7,9 @@
 //! ```
 //!
 //! A step waits for itself: from the windows of a group to the words that it pulls are some 40 cycles, and what waits
-//! fills the queues of the processor. So all groups are looked up before the first one pulls.
+//! fills the queues of the processor. So groups are looked up two by two, which loads the tables half as often, and
+//! while two groups pull the other two are looked up. Shuffles, packings, shifts and insertions share two of the four
+//! ports for vectors (Zen 3): what has a form for the others takes that.
 #![expect(unsafe_code, reason = "loads and stores by pointer, and AVX2")]
 
 use std::arch::x86_64::*;
@@ -43,6 +45,9 @@ struct Group {
     /// Bytes.
     n: __m256i,
 }
+
+/// 2^n of each of 32 lanes.
+type Power = [__m256i; 2];
 
 /// Two halves of 16 bytes each.
 #[target_feature(enable = "avx2")]
@@ -140,29 +145,8 @@ fn lookup(table: &[__m256i; 4], indices: __m256i, bit4: __m256i, bit5: __m256i) 
     _mm256_blendv_epi8(low, high, bit5)
 }
 
-/// The words at `at` for two times 8 lanes, and how they spread to those that pull.
-///
-/// # Safety
-/// 16 bytes must be readable at each address.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
-    // SAFETY: as the caller's; the entries of EXPAND have 16 bytes.
-    unsafe {
-        let words = _mm256_inserti128_si256::<1>(
-            _mm256_castsi128_si256(_mm_loadu_si128(at[0].cast())),
-            _mm_loadu_si128(at[1].cast()),
-        );
-        let spread = |pulls: u8| EXPAND[usize::from(pulls)].as_ptr();
-        let spread = _mm256_inserti128_si256::<1>(
-            _mm256_castsi128_si256(_mm_loadu_si128(spread(pulls[0]).cast())),
-            _mm_loadu_si128(spread(pulls[1]).cast()),
-        );
-        _mm256_shuffle_epi8(words, spread)
-    }
-}
-
 /// Here and not later: without this the compiler moves half of a step behind the next ones, and spills what it needs.
+/// And as written: it would make more shuffles of those here.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn settled(mut vector: __m256i) -> __m256i {
@@ -177,38 +161,173 @@ fn settled(mut vector: __m256i) -> __m256i {
     vector
 }
 
-/// The symbols of 32 lanes, and how many bits each has left: it pulls if these are less than 0.
+/// As written, but wherever it is needed.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn look_up(group: &Group, tables: &Tables) -> (__m256i, __m256i) {
-    let Group { a, b, n } = *group;
-    // 2^n
-    let power = unpack(
-        look_up_16([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0], n),
-        look_up_16([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128], n),
-    );
-    // The upper n bits of a, then b.
+fn as_written(mut vector: __m256i) -> __m256i {
+    // SAFETY: this is no instruction at all.
+    unsafe {
+        std::arch::asm!(
+            "/* {0} */",
+            inout(ymm_reg) vector,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    vector
+}
+
+/// 16 bytes from each address, by a load and a choice: a vector is inserted by one port only.
+///
+/// # Safety
+/// 32 bytes must be readable at `low`, 16 at `high`.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn halves(low: *const u8, high: *const u8) -> __m256i {
+    // SAFETY: as the caller's.
+    unsafe {
+        let high = as_written(_mm256_broadcastsi128_si256(_mm_loadu_si128(high.cast())));
+        _mm256_blend_epi32::<0x0F>(high, _mm256_loadu_si256(low.cast()))
+    }
+}
+
+/// The words at `at` for two times 8 lanes, and how they spread to those that pull.
+///
+/// # Safety
+/// 32 bytes must be readable at the first address, 16 at the second.
+#[target_feature(enable = "avx2")]
+#[inline]
+unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
+    let spread = |pulls: u8| EXPAND[usize::from(pulls)..].as_ptr().cast();
+    // SAFETY: as the caller's; EXPAND has 16 bytes for each number of 8 bits, and 16 more.
+    unsafe {
+        let words = halves(at[0], at[1]);
+        _mm256_shuffle_epi8(words, halves(spread(pulls[0]), spread(pulls[1])))
+    }
+}
+
+/// Of 32 lanes: which cells their windows select, and the same bits at the top of each byte; and the 8 bits after these.
+struct Windows {
+    cells: __m256i,
+    at_top: __m256i,
+    rest: __m256i,
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn windows(group: &Group, power: &Power) -> Windows {
+    // The upper n bits of a, then b; of which 14 are looked at, the most that a code word has.
     let window = |i: usize| {
-        _mm256_or_si256(
-            _mm256_mulhi_epu16(a[i], power[i]),
-            _mm256_mullo_epi16(b[i], power[i]),
-        )
+        let window = _mm256_or_si256(
+            _mm256_mulhi_epu16(group.a[i], power[i]),
+            _mm256_mullo_epi16(group.b[i], power[i]),
+        );
+        // The low bytes, then the high bytes of 8 lanes.
+        let bytes = both([0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15]);
+        settled(_mm256_shuffle_epi8(_mm256_slli_epi16::<2>(window), bytes))
     };
     let (x, y) = (window(0), window(1));
-    let c63 = _mm256_set1_epi16(63);
-    let cell = _mm256_packus_epi16(_mm256_and_si256(x, c63), _mm256_and_si256(y, c63));
-    // The 8 bits after these 6.
-    let rest = _mm256_packus_epi16(
-        _mm256_srli_epi16::<8>(_mm256_slli_epi16::<2>(x)),
-        _mm256_srli_epi16::<8>(_mm256_slli_epi16::<2>(y)),
-    );
-    let (cell, rest) = (settled(cell), settled(rest));
-    let (bit4, bit5) = (_mm256_slli_epi16::<3>(cell), _mm256_slli_epi16::<2>(cell));
-    let len = lookup(&tables.len, cell, bit4, bit5);
-    let first = lookup(&tables.first, cell, bit4, bit5);
-    let mask = look_up_16(MASKS, len);
-    let symbols = _mm256_or_si256(first, _mm256_and_si256(rest, mask));
-    (settled(symbols), settled(_mm256_sub_epi8(n, len)))
+    let at_top = settled(_mm256_unpacklo_epi64(x, y));
+    Windows {
+        cells: _mm256_srli_epi16::<2>(at_top),
+        at_top,
+        rest: settled(_mm256_unpackhi_epi64(x, y)),
+    }
+}
+
+/// Entries of a table of 64, of each of two groups: by hand, so that no quarter is loaded twice and nothing is spilled.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn look_up_both(table: &[__m256i; 4], windows: &[Windows; 2]) -> [__m256i; 2] {
+    let [x, y] = windows;
+    let (of_x, of_y): (__m256i, __m256i);
+    // SAFETY: only the table is read, which is aligned to 32 bytes.
+    unsafe {
+        std::arch::asm!(
+            "vmovdqa {part}, [{table}]",
+            "vpshufb {x}, {part}, {x_cells}",
+            "vpshufb {y}, {part}, {y_cells}",
+            "vmovdqa {part}, [{table} + 32]",
+            "vpshufb {x_high}, {part}, {x_cells}",
+            "vpshufb {y_high}, {part}, {y_cells}",
+            "vpblendvb {x}, {x}, {x_high}, {x_bit4}",
+            "vpblendvb {y}, {y}, {y_high}, {y_bit4}",
+            "vmovdqa {part}, [{table} + 64]",
+            "vpshufb {x_high}, {part}, {x_cells}",
+            "vpshufb {y_high}, {part}, {y_cells}",
+            "vmovdqa {part}, [{table} + 96]",
+            "vpshufb {last}, {part}, {x_cells}",
+            "vpblendvb {x_high}, {x_high}, {last}, {x_bit4}",
+            "vpshufb {last}, {part}, {y_cells}",
+            "vpblendvb {y_high}, {y_high}, {last}, {y_bit4}",
+            "vpblendvb {x}, {x}, {x_high}, {x_bit5}",
+            "vpblendvb {y}, {y}, {y_high}, {y_bit5}",
+            table = in(reg) table.as_ptr(),
+            x_cells = in(ymm_reg) x.cells,
+            y_cells = in(ymm_reg) y.cells,
+            x_bit4 = in(ymm_reg) _mm256_add_epi8(x.at_top, x.at_top),
+            y_bit4 = in(ymm_reg) _mm256_add_epi8(y.at_top, y.at_top),
+            x_bit5 = in(ymm_reg) x.at_top,
+            y_bit5 = in(ymm_reg) y.at_top,
+            x = out(ymm_reg) of_x,
+            y = out(ymm_reg) of_y,
+            x_high = out(ymm_reg) _,
+            y_high = out(ymm_reg) _,
+            last = out(ymm_reg) _,
+            part = out(ymm_reg) _,
+            options(pure, readonly, nostack, preserves_flags)
+        );
+    }
+    [of_x, of_y]
+}
+
+/// What a step found of 32 lanes.
+#[derive(Clone, Copy)]
+struct Step {
+    symbols: __m256i,
+    /// How many bits each has left: it pulls if these are less than 0.
+    left: __m256i,
+}
+
+/// A step of one group.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn look_up(group: &Group, power: &Power, tables: &Tables) -> Step {
+    let windows = windows(group, power);
+    let of = |table: &[__m256i; 4]| {
+        let bit4 = _mm256_add_epi8(windows.at_top, windows.at_top);
+        lookup(table, windows.cells, bit4, windows.at_top)
+    };
+    step(group, &windows, of(&tables.len), of(&tables.first))
+}
+
+/// Steps of two groups.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn look_up_two(groups: [&Group; 2], powers: [&Power; 2], tables: &Tables) -> [Step; 2] {
+    let windows = [windows(groups[0], powers[0]), windows(groups[1], powers[1])];
+    let len = look_up_both(&tables.len, &windows);
+    let first = look_up_both(&tables.first, &windows);
+    [
+        step(groups[0], &windows[0], len[0], first[0]),
+        step(groups[1], &windows[1], len[1], first[1]),
+    ]
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn step(group: &Group, windows: &Windows, len: __m256i, first: __m256i) -> Step {
+    let left = settled(_mm256_sub_epi8(group.n, len));
+    let rest = _mm256_and_si256(windows.rest, look_up_16(MASKS, len));
+    let symbols = settled(_mm256_or_si256(first, rest));
+    Step { symbols, left }
+}
+
+/// Where [`look_up_16`] finds the low and the high byte of 2^n: n and n ^ 8 of each lane.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn power(bytes: [__m256i; 2]) -> Power {
+    let power = |at| look_up_16([1, 2, 4, 8, 16, 32, 64, 128, 0, 0, 0, 0, 0, 0, 0, 0], at);
+    [power(bytes[0]), power(bytes[1])]
 }
 
 /// Gives a word to each lane that has less than 0 bits left; how many bytes they pulled.
@@ -217,29 +336,33 @@ fn look_up(group: &Group, tables: &Tables) -> (__m256i, __m256i) {
 /// 64 bytes must be readable at `source`.
 #[target_feature(enable = "avx2,popcnt")]
 #[inline]
-unsafe fn pull(group: &mut Group, left: __m256i, source: *const u8) -> usize {
+unsafe fn pull(group: &mut Group, to: &mut Power, left: __m256i, source: *const u8) -> usize {
     let Group { a, b, .. } = *group;
     let pulls = _mm256_movemask_epi8(left).cast_unsigned();
     let [p0, p1, p2, p3] = pulls.to_le_bytes();
     let after = |mask: u32| source.wrapping_add(2 * (pulls & mask).count_ones() as usize);
-    // SAFETY: at most 24 lanes come before any of these, so the addresses are at most 48 after `source`.
+    // SAFETY: at most 8 lanes come before the second of the first addresses, and at most 24 before any: they are at most
+    // 16 and 48 after `source`.
     let (x, y) = unsafe {
         (
             words([source, after(0xFFFF)], [p0, p2]),
             words([after(0xFF), after(0xFF_FFFF)], [p1, p3]),
         )
     };
-    let [pull_x, pull_y] = unpack(left, left);
+    // Bit 7 of each byte is that of `left`; the lowest bits are n, and n ^ 8 in the high byte of a lane.
+    let [both_x, both_y] = unpack(left, _mm256_xor_si256(left, _mm256_set1_epi8(8)));
+    let c15 = _mm256_set1_epi8(15);
+    *to = power([_mm256_and_si256(both_x, c15), _mm256_and_si256(both_y, c15)]);
     *group = Group {
         a: [
-            _mm256_blendv_epi8(a[0], b[0], pull_x),
-            _mm256_blendv_epi8(a[1], b[1], pull_y),
+            _mm256_blendv_epi8(a[0], b[0], both_x),
+            _mm256_blendv_epi8(a[1], b[1], both_y),
         ],
         b: [
-            _mm256_blendv_epi8(b[0], x, pull_x),
-            _mm256_blendv_epi8(b[1], y, pull_y),
+            _mm256_blendv_epi8(b[0], x, both_x),
+            _mm256_blendv_epi8(b[1], y, both_y),
         ],
-        n: _mm256_and_si256(left, _mm256_set1_epi8(15)),
+        n: _mm256_and_si256(left, c15),
     };
     2 * pulls.count_ones() as usize
 }
@@ -307,8 +430,32 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
             n: _mm256_packus_epi16(n0, n1),
         }
     });
+    let mut powers: [Power; GROUPS] = groups.map(|group| {
+        power(unpack(
+            group.n,
+            _mm256_xor_si256(group.n, _mm256_set1_epi8(8)),
+        ))
+    });
+    let none = Step {
+        symbols: _mm256_setzero_si256(),
+        left: _mm256_setzero_si256(),
+    };
+    let mut steps = [[none; GROUPS]; 2];
+    // Written out for each group: as loops they are a third slower.
+    macro_rules! look_up {
+        ($half:literal: $first:literal $second:literal) => {
+            if $second < GROUPS {
+                let [x, y] = [&groups[$first], &groups[$second]];
+                let found = look_up_two([x, y], [&powers[$first], &powers[$second]], &tables);
+                [steps[$half][$first], steps[$half][$second]] = found;
+            } else if $first < GROUPS {
+                steps[$half][$first] = look_up(&groups[$first], &powers[$first], &tables);
+            }
+        };
+    }
     let source = src.as_ptr();
     let mut done = Progress::default();
+    look_up!(0: 0 1);
     for row in dst.chunks_exact_mut(64 * GROUPS) {
         // Two words a lane are the most that a row pulls.
         if src.len() - done.pulled < 128 * GROUPS {
@@ -320,29 +467,31 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
             prefetch::to_write(fetch.to_write.wrapping_add(at + 64 * group));
         }
         let out = row.as_mut_ptr();
-        let mut symbols = [[_mm256_setzero_si256(); GROUPS]; 2];
-        let mut left = [_mm256_setzero_si256(); GROUPS];
-        // Written out for each group: as a loop it is a third slower.
-        macro_rules! step {
-            ($half:literal: $($group:literal)+) => {
-                $( if $group < GROUPS {
-                    (symbols[$half][$group], left[$group]) = look_up(&groups[$group], &tables);
-                } )+
-                $( if $group < GROUPS {
-                    let (group, left) = (&mut groups[$group], left[$group]);
+        macro_rules! pull {
+            ($half:literal: $($number:literal)+) => {
+                $( if $number < GROUPS {
+                    let (group, power) = (&mut groups[$number], &mut powers[$number]);
+                    let left = steps[$half][$number].left;
                     // SAFETY: 128 * GROUPS bytes were there before the row; each pull before this one took at most 64.
-                    let pulled = unsafe { pull(group, left, source.add(done.pulled)) };
+                    let pulled = unsafe { pull(group, power, left, source.add(done.pulled)) };
                     done.pulled += pulled;
                     if $half == 1 {
-                        let [even, odd] = [symbols[0][$group], symbols[1][$group]];
+                        let [even, odd] = [0, 1].map(|half| steps[half][$number].symbols);
                         // SAFETY: a row has 64 bytes for each group.
-                        unsafe { store::<MODE>(even, odd, out.add(64 * $group)) }
+                        unsafe { store::<MODE>(even, odd, out.add(64 * $number)) }
                     }
                 } )+
             };
         }
-        step!(0: 0 1 2 3);
-        step!(1: 0 1 2 3);
+        look_up!(0: 2 3);
+        pull!(0: 0 1);
+        look_up!(1: 0 1);
+        pull!(0: 2 3);
+        look_up!(1: 2 3);
+        pull!(1: 0 1);
+        // Of the next row, if there is one: else what is found is not used.
+        look_up!(0: 0 1);
+        pull!(1: 2 3);
         if MODE == 2 {
             row.iter_mut()
                 .for_each(|symbol| *symbol = table.map[usize::from(*symbol)]);

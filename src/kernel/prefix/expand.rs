@@ -1,8 +1,9 @@
 //! Words for those of 8 lanes that pull.
 
-/// For each set of lanes, as bits: where each finds the two bytes of its word among those that follow in the stream.
-pub(super) static EXPAND: [[u8; 16]; 256] = {
-    let mut table = [[0; 16]; 256];
+/// For each set of lanes, as bits: where each finds the two bytes of its word among those that follow in the stream. After
+/// the last one 16 bytes more can be read.
+pub(super) static EXPAND: [[u8; 16]; 257] = {
+    let mut table = [[0; 16]; 257];
     let mut pulls = 0;
     while pulls < 256 {
         let (mut lane, mut word) = (0, 0);
