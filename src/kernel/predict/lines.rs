@@ -694,7 +694,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         }
     }
 
-    /// Lines of `VECTORS` vectors, and a last one. Vectors are gone over by number: by iterators, as in
+    /// Lines of `VECTORS` vectors, at most four, and a last one. Vectors are gone over by number: by iterators, as in
     /// [`Network::whole_lines`], two do not stay in registers, and by number many take longer.
     #[inline(always)]
     fn lines_of<W: Words, const VECTORS: usize>(
@@ -718,13 +718,12 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
         // Written out: of a loop the compiler keeps the last line in memory.
         macro_rules! line {
             ($src:ident $dst:ident $add:expr; $($i:literal)+) => {{
-                let mut left = V::zero();
+                let (mut left, add): (V, Option<&[u8]>) = (V::zero(), $add);
                 $( if $i < VECTORS {
                     let at = $i * V::LEN;
                     let x = V::load_whole(&$src[at..]);
                     let mut x = self.whole_part_of_line::<W>(x, &mut left, &mut last[$i]);
-                    if let Some(add) = $add {
-                        let add: &[u8] = add;
+                    if let Some(add) = add {
                         x = x.add::<W>(V::load_whole(&add[at..]));
                     }
                     x.store(&mut $dst[at..], V::LEN);
@@ -739,7 +738,7 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
             }
             None => {
                 for (src, dst) in lines {
-                    line!(src dst None::<&[u8]>; 0 1 2 3);
+                    line!(src dst None; 0 1 2 3);
                 }
             }
         }

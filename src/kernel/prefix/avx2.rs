@@ -205,10 +205,13 @@ unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
     }
 }
 
-/// Of 32 lanes: which cells their windows select, and the same bits at the top of each byte; and the 8 bits after these.
+/// What 32 lanes see next, in bytes.
 struct Windows {
+    /// The cells that they select: 6 bits.
     cells: __m256i,
+    /// The same bits as the upper ones of each byte.
     at_top: __m256i,
+    /// The 8 bits after these.
     rest: __m256i,
 }
 
@@ -322,7 +325,7 @@ fn step(group: &Group, windows: &Windows, len: __m256i, first: __m256i) -> Step 
     Step { symbols, left }
 }
 
-/// Where [`look_up_16`] finds the low and the high byte of 2^n: n and n ^ 8 of each lane.
+/// 2^n of each lane, whose two bytes are n and n ^ 8: where a table of 2^0 to 2^7 has the low and the high byte.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn power(bytes: [__m256i; 2]) -> Power {
