@@ -553,11 +553,13 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
 
     /// Sums within the vector.
     #[inline(always)]
-    fn sums<W: Words>(&self, mut x: V) -> V {
-        if self.zigzag {
-            x = x.unzigzag::<W>();
-        }
-        self.sums_of::<W>(x)
+    fn sums<W: Words>(&self, x: V) -> V {
+        self.sums_of::<W>(self.residuals::<W>(x))
+    }
+
+    #[inline(always)]
+    fn residuals<W: Words>(&self, x: V) -> V {
+        if self.zigzag { x.unzigzag::<W>() } else { x }
     }
 
     /// The same, of elements that are not zigzagged.
@@ -786,20 +788,17 @@ impl<V: Vector, const N: usize, const SUMS: bool> Network<V, N, SUMS> {
 
     /// The same if all of the vector is of the line.
     #[inline(always)]
-    fn whole_part_of_line<W: Words>(&self, mut x: V, left: &mut V, kept: &mut V) -> V {
-        if self.zigzag {
-            x = x.unzigzag::<W>();
-        }
+    fn whole_part_of_line<W: Words>(&self, x: V, left: &mut V, kept: &mut V) -> V {
         if SUMS
             && N == 0
-            && let Some((x, total)) = x.sums_and_total::<W>(self.carry)
+            && let Some((x, total)) = self.residuals::<W>(x).sums_and_total::<W>(self.carry)
         {
             return self.below::<W>(x, total, left, kept);
         }
-        let x = self.sums_of::<W>(x);
-        self.below::<W>(x, self.last(x), left, kept)
+        self.part_of_line::<W>(x, left, kept)
     }
 
+    /// Sums of a part of a line and their total, after what `left` is the sum of, below `kept`.
     #[inline(always)]
     fn below<W: Words>(&self, x: V, total: V, left: &mut V, kept: &mut V) -> V {
         *kept = x.add::<W>(*left).add::<W>(*kept);

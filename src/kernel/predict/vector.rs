@@ -252,8 +252,9 @@ mod x86 {
     pub(super) struct V32(__m256i);
 
     #[expect(unsafe_code, reason = "std::arch")]
-    // SAFETY (of all blocks): as of the next ones.
+    // SAFETY (of all blocks): `V32` is used by `avx2` alone.
     impl V32 {
+        /// Sums within each 16 bytes.
         #[inline(always)]
         fn sums_in_halves<W: Words>(self) -> Self {
             let mut x = self;

@@ -197,8 +197,9 @@ unsafe fn halves(low: *const u8, high: *const u8) -> __m256i {
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn words(at: [*const u8; 2], pulls: [u8; 2]) -> __m256i {
-    let spread = |pulls: u8| EXPAND[usize::from(pulls)..].as_ptr().cast();
-    // SAFETY: as the caller's; EXPAND has 16 bytes for each number of 8 bits, and 16 more.
+    // An entry and the 16 bytes after it.
+    let spread = |pulls: u8| EXPAND[usize::from(pulls)..][..2].as_ptr().cast();
+    // SAFETY: as the caller's; two entries have 32 bytes.
     unsafe {
         let words = halves(at[0], at[1]);
         _mm256_shuffle_epi8(words, halves(spread(pulls[0]), spread(pulls[1])))
@@ -325,7 +326,15 @@ fn step(group: &Group, windows: &Windows, len: __m256i, first: __m256i) -> Step 
     Step { symbols, left }
 }
 
-/// 2^n of each lane, whose two bytes are n and n ^ 8: where a table of 2^0 to 2^7 has the low and the high byte.
+/// For each lane n and n ^ 8, or what has these as its lower bits: where a table of 2^0 to 2^7, and 0 after these, has the
+/// low and the high byte of 2^n.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn power_indices(n: __m256i) -> [__m256i; 2] {
+    unpack(n, _mm256_xor_si256(n, _mm256_set1_epi8(8)))
+}
+
+/// 2^n of each lane, from the lower bits of its [`power_indices`].
 #[target_feature(enable = "avx2")]
 #[inline]
 fn power(bytes: [__m256i; 2]) -> Power {
@@ -352,8 +361,8 @@ unsafe fn pull(group: &mut Group, to: &mut Power, left: __m256i, source: *const 
             words([after(0xFF), after(0xFF_FFFF)], [p1, p3]),
         )
     };
-    // Bit 7 of each byte is that of `left`; the lowest bits are n, and n ^ 8 in the high byte of a lane.
-    let [both_x, both_y] = unpack(left, _mm256_xor_si256(left, _mm256_set1_epi8(8)));
+    // Bit 7 of each byte is that of `left`.
+    let [both_x, both_y] = power_indices(left);
     let c15 = _mm256_set1_epi8(15);
     *to = power([_mm256_and_si256(both_x, c15), _mm256_and_si256(both_y, c15)]);
     *group = Group {
@@ -433,12 +442,7 @@ fn decode_rows<const GROUPS: usize, const MODE: u8>(
             n: _mm256_packus_epi16(n0, n1),
         }
     });
-    let mut powers: [Power; GROUPS] = groups.map(|group| {
-        power(unpack(
-            group.n,
-            _mm256_xor_si256(group.n, _mm256_set1_epi8(8)),
-        ))
-    });
+    let mut powers: [Power; GROUPS] = groups.map(|group| power(power_indices(group.n)));
     let none = Step {
         symbols: _mm256_setzero_si256(),
         left: _mm256_setzero_si256(),
