@@ -22,28 +22,6 @@ pub(crate) trait Words {
     fn zigzag(dst: &mut [u8]);
     /// `(z >> 1) ^ -(z & 1)`.
     fn unzigzag(dst: &mut [u8]);
-    /// 1 in every element of 8 bytes.
-    const ONES: u64;
-
-    /// The elements of `a` plus those of `b`, each by itself.
-    #[inline(always)]
-    fn add_each(a: u64, b: u64) -> u64 {
-        // Highest bits are added without a carry.
-        let high = Self::ONES << (8 * Self::SIZE - 1);
-        ((a & !high) + (b & !high)) ^ ((a ^ b) & high)
-    }
-
-    /// The sums of each element and those before it.
-    #[inline(always)]
-    fn sum_within(mut x: u64) -> u64 {
-        let mut by = 8 * Self::SIZE;
-        while by < 64 {
-            x = Self::add_each(x, x << by);
-            by *= 2;
-        }
-        x
-    }
-
     /// Adds to each element the one `stride` bytes before, in order.
     fn sum(dst: &mut [u8], stride: usize);
     /// Of each group of `len` elements, adds number `from` to the others.
@@ -52,11 +30,25 @@ pub(crate) trait Words {
     fn gather(dst: &mut [u8], len: usize, from: usize);
 }
 
+/// For each of 8 bytes, the sum of it, those before it and `before`; and the sum of all 8 without `before`. Of every sum
+/// the low byte counts.
+#[inline(always)]
+fn sums_of_bytes(x: u64, before: u64) -> (u64, u64) {
+    const LOW: u64 = 0x00FF_00FF_00FF_00FF;
+    const ONES: u64 = 0x0001_0001_0001_0001;
+    // Bytes of even and of odd numbers, as u16s: the product adds to each those before it, and nothing is carried.
+    let even = (x & LOW).wrapping_mul(ONES);
+    let odd = (x >> 8 & LOW).wrapping_mul(ONES);
+    let all = (even + odd) >> 48;
+    let even = even + before * ONES;
+    let sums = (even + (odd << 16)) & LOW | ((even + odd) & LOW) << 8;
+    (sums, all)
+}
+
 macro_rules! words {
     ($word:ty, $size:literal) => {
         impl Words for $word {
             const SIZE: usize = $size;
-            const ONES: u64 = u64::MAX / (<$word>::MAX as u64);
 
             #[inline(always)]
             fn add(dst: &mut [u8], src: &[u8]) {
@@ -100,12 +92,14 @@ macro_rules! words {
                 let step = stride / $size;
                 if step == 1 {
                     let mut sum: $word = 0;
-                    let (eights, rest) = dst.as_chunks_mut::<8>();
-                    for eight in eights {
-                        let x = Self::sum_within(u64::from_le_bytes(*eight));
-                        *eight = Self::add_each(x, u64::from(sum) * Self::ONES).to_le_bytes();
-                        let last = x.to_le_bytes().last_chunk().copied().unwrap_or_default();
-                        sum = sum.wrapping_add(<$word>::from_le_bytes(last));
+                    let bytes = if $size == 1 { dst.len() / 8 * 8 } else { 0 };
+                    let (bytes, rest) = dst.split_at_mut(bytes);
+                    for eight in bytes.as_chunks_mut::<8>().0 {
+                        let x = u64::from_le_bytes(*eight);
+                        let (sums, all) = sums_of_bytes(x, u64::from(sum));
+                        *eight = sums.to_le_bytes();
+                        let all = all.to_le_bytes().first_chunk().copied();
+                        sum = sum.wrapping_add(<$word>::from_le_bytes(all.unwrap_or_default()));
                     }
                     for out in rest.as_chunks_mut::<$size>().0 {
                         sum = sum.wrapping_add(<$word>::from_le_bytes(*out));

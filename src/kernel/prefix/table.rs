@@ -86,7 +86,7 @@ impl Rotated {
     }
 }
 
-/// For every value of the low [`WIDE_BITS`] bits of a window, the byte, and the length above it; 0 if more bits matter.
+/// For every value of the low [`WIDE_BITS`] bits of a window, the length, and the byte above it; 0 if more bits matter.
 pub(super) type Wide = [u16; 1 << WIDE_BITS];
 
 /// Bits of a window that are looked up at once: few code words are longer.
@@ -407,17 +407,21 @@ impl Table {
     /// Made at the first call, and kept: a piece is decoded in many steps.
     pub(super) fn wide(&self) -> &Wide {
         self.wide.get_or_init(|| {
+            // A row of cells for each value of the bits after the prefix.
             let mut wide = Box::new([0; 1 << WIDE_BITS]);
+            let entry = |cell: usize, symbol: u8| {
+                u16::from_le_bytes([self.len[cell], self.map[usize::from(symbol)]])
+            };
+            let singles: [u16; CELLS] = std::array::from_fn(|cell| match self.mask[cell] {
+                0 => entry(cell, self.first[cell]),
+                _ => 0,
+            });
+            wide.as_chunks_mut::<CELLS>().0.fill(singles);
             for cell in 0..CELLS {
-                let (first, mask, len) = (self.first[cell], self.mask[cell], self.len[cell]);
-                let single = u16::from_le_bytes([self.map[usize::from(first)], len]);
-                let entries = wide[cell..].iter_mut().step_by(CELLS);
-                if mask == 0 {
-                    entries.for_each(|entry| *entry = single);
-                } else if usize::from(len) <= WIDE_BITS {
-                    for (rest, entry) in (0..).zip(entries) {
-                        *entry =
-                            u16::from_le_bytes([self.map[usize::from(first | rest & mask)], len]);
+                let (first, mask) = (self.first[cell], self.mask[cell]);
+                if mask > 0 && usize::from(self.len[cell]) <= WIDE_BITS {
+                    for (rest, to) in (0..).zip(wide[cell..].iter_mut().step_by(CELLS)) {
+                        *to = entry(cell, first | rest & mask);
                     }
                 }
             }
