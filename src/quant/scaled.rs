@@ -451,6 +451,35 @@ impl Decoder<'_> {
     }
 }
 
+/// How to read integers of whole bytes that share a scale and become f32 without another rounding, with that scale and
+/// zero_point: there is nothing to look up for each sample, and what is dequantized at a time is short.
+fn one_scale(
+    elements: &Elements<'_>,
+    scaling: &Scaling,
+    block: &Block<'_>,
+    in_one_sample: bool,
+) -> Option<(Codes, f32, f32)> {
+    let shared = match scaling.granularity {
+        Granularity::PerTensor => true,
+        Granularity::PerSample => in_one_sample,
+        Granularity::PerChannel { .. } | Granularity::PerGroup { .. } => false,
+    };
+    let Kind::Integers(kind, fixed) = elements.kind else {
+        return None;
+    };
+    let exact = matches!(block.dtype, DType::F32 | DType::F64);
+    if !shared || !exact || elements.bits == 4 {
+        return None;
+    }
+    let scale = *block.scales.scales.first()? * elements.factor;
+    let zero_point = if scaling.zero_points {
+        *block.scales.zero_points.first()? as f32
+    } else {
+        fixed
+    };
+    Some((kind, scale, zero_point))
+}
+
 /// [`super::Quantizer::dequantize`] of quantizers with scales.
 pub(super) fn dequantize(
     elements: &Elements<'_>,
@@ -468,7 +497,9 @@ pub(super) fn dequantize(
             dst.len(),
         ));
     }
-    write_f32(dtype_out, &[], &mut [])?;
+    if dtype_out != DType::F32 {
+        write_f32(dtype_out, &[], &mut [])?;
+    }
     if block.count == 0 {
         return Ok(());
     }
@@ -482,6 +513,14 @@ pub(super) fn dequantize(
             "there are no elements beyond the address space",
         ));
     };
+    if let Some((kind, scale, zero_point)) = one_scale(elements, scaling, block, end <= whole)
+        && dtype_out == DType::F32
+        && block.codes.len() == block.count.saturating_mul(kind.size())
+    {
+        let dst = dst.as_chunks_mut::<4>().0;
+        dequant::run(kind, block.codes, scale, zero_point, dst);
+        return Ok(());
+    }
     let samples = (end - 1) / whole + 1;
 
     // Static: one table for every sample. A dynamic table of several samples is longer.

@@ -438,6 +438,29 @@ impl<'a> Job<'a> {
         slots: &mut dyn Slots,
         staging: &mut Vec<u8>,
     ) -> Result<()> {
+        if let Some(run) = self.runs.get(first_run)
+            && self.shapes.is_none()
+            && run.row <= step.rows.start
+            && step.rows.end <= run.end()
+        {
+            let rows = step.rows.clone();
+            return self.fixed_rows(decoded, step, run, first_run, rows, slots, staging);
+        }
+        self.deliver_runs(decoded, span, step, first_run, slots, staging)
+    }
+
+    /// The same for a step of several runs.
+    // Not inlined: what it needs would be loaded for every step.
+    #[inline(never)]
+    fn deliver_runs(
+        &self,
+        decoded: &Decoded<'_>,
+        span: &Span,
+        step: &Step,
+        first_run: usize,
+        slots: &mut dyn Slots,
+        staging: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut next = first_run;
         while let Some(run) = self.runs.get(next).filter(|run| run.row < step.rows.end) {
             let i = next;
