@@ -4,7 +4,7 @@
 //! and then the conversion to the field's dtype.
 
 use super::convert::Slot;
-use super::dequant::{self, Codes};
+use super::dequant::{self, Codes, OneScale};
 use super::simd::simd;
 
 /// The values that stored elements can have.
@@ -128,16 +128,26 @@ fn round(x: f64) -> f32 {
     x as f32
 }
 
+/// How to read stored elements in f32, if that gives the same.
+pub(crate) fn one_scale(width: Width, grid: &Grid) -> Option<OneScale> {
+    let kind = match width {
+        Width::One => Codes::I8,
+        Width::Two => Codes::I16,
+        Width::Four => return None,
+    };
+    let (scale, zero_point) = grid.in_f32()?;
+    Some(OneScale {
+        kind,
+        scale,
+        zero_point,
+    })
+}
+
 /// Stored elements to f32. Stops at the shorter of codes and `dst`.
 pub(crate) fn to_f32<S: Slot>(width: Width, codes: &[u8], grid: &Grid, dst: &mut [S]) {
-    match (width, grid.in_f32()) {
-        (Width::One, Some((step, zero_point))) => {
-            dequant::run(Codes::I8, codes, step, zero_point, dst);
-        }
-        (Width::Two, Some((step, zero_point))) => {
-            dequant::run(Codes::I16, codes, step, zero_point, dst);
-        }
-        _ => through_f64(width, codes, grid, dst),
+    match one_scale(width, grid) {
+        Some(one) => dequant::run(one.kind, codes, one.scale, one.zero_point, dst),
+        None => through_f64(width, codes, grid, dst),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::convert::Slot;
 use super::simd::simd;
+use super::stream;
 
 /// How a stored element is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,74 @@ simd! {
                 dst,
             ),
         }
+    }
+}
+
+/// How integers that share a scale are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OneScale {
+    pub(crate) kind: Codes,
+    pub(crate) scale: f32,
+    pub(crate) zero_point: f32,
+}
+
+/// Lines of such integers.
+struct Lines<'a, const N: usize, F> {
+    codes: &'a [[[u8; N]; stream::LINE / 4]],
+    value: F,
+    scale: f32,
+    zero_point: f32,
+}
+
+impl<const N: usize, F: Fn([u8; N]) -> f32> stream::Lines for Lines<'_, N, F> {
+    #[inline(always)]
+    fn line(&self, i: usize) -> [f32; stream::LINE / 4] {
+        self.codes[i].map(|code| ((self.value)(code) - self.zero_point) * self.scale)
+    }
+}
+
+impl OneScale {
+    /// Dequantizes `codes` to the bytes of f32s in `dst`. Stops at the shorter.
+    pub(crate) fn run(self, codes: &[u8], dst: &mut [u8]) {
+        let dst = dst.as_chunks_mut::<4>().0;
+        run(self.kind, codes, self.scale, self.zero_point, dst);
+    }
+
+    /// The same, past the caches: [`stream::fence`] must follow before another thread is told of the bytes.
+    pub(crate) fn stream(self, codes: &[u8], dst: &mut [u8]) {
+        let len = dst.len().min(codes.len() / self.kind.size() * 4);
+        let head = dst.as_ptr().align_offset(stream::LINE);
+        if head > len || !head.is_multiple_of(4) {
+            return self.run(codes, dst);
+        }
+        let (dst_head, dst) = dst[..len].split_at_mut(head);
+        let (codes_head, codes) = codes.split_at(head / 4 * self.kind.size());
+        self.run(codes_head, dst_head);
+        let (lines, rest) = dst.as_chunks_mut::<{ stream::LINE }>();
+        match self.kind {
+            Codes::U8 => self.put(codes, |[b]| f32::from(b), lines),
+            Codes::I8 => self.put(codes, |b| f32::from(i8::from_le_bytes(b)), lines),
+            Codes::U16 => self.put(codes, |b| f32::from(u16::from_le_bytes(b)), lines),
+            Codes::I16 => self.put(codes, |b| f32::from(i16::from_le_bytes(b)), lines),
+        }
+        let done = lines.len() * (stream::LINE / 4) * self.kind.size();
+        self.run(&codes[done..], rest);
+    }
+
+    #[inline(always)]
+    fn put<const N: usize>(
+        self,
+        codes: &[u8],
+        value: impl Fn([u8; N]) -> f32,
+        dst: &mut [[u8; stream::LINE]],
+    ) {
+        let lines = Lines {
+            codes: codes.as_chunks().0.as_chunks().0,
+            value,
+            scale: self.scale,
+            zero_point: self.zero_point,
+        };
+        stream::put(&lines, dst);
     }
 }
 
@@ -269,5 +338,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_goes_past_the_caches_is_what_is_written_in_the_ordinary_way() {
+        use crate::kernel::simd::{FORCED, Level};
+        let bytes: Vec<u8> = (0..=255).cycle().step_by(7).take(300).collect();
+        for level in Level::available() {
+            FORCED.set(Some(level));
+            for kind in [Codes::U8, Codes::I8, Codes::U16, Codes::I16] {
+                let one = OneScale {
+                    kind,
+                    scale: 0.37,
+                    zero_point: 3.0,
+                };
+                for (start, count) in
+                    (0..67).flat_map(|start| [0, 1, 15, 33, 120].map(|n| (start, n)))
+                {
+                    let codes = &bytes[..count * kind.size()];
+                    let (mut expected, mut dst) = (vec![0; 4 * count], vec![0xAA; 700]);
+                    one.run(codes, &mut expected);
+                    one.stream(codes, &mut dst[start..start + 4 * count]);
+                    stream::fence();
+                    assert_eq!(dst[start..start + 4 * count], expected);
+                    assert!(
+                        dst[..start]
+                            .iter()
+                            .chain(&dst[start + 4 * count..])
+                            .all(|b| *b == 0xAA)
+                    );
+                }
+            }
+        }
+        FORCED.set(None);
     }
 }

@@ -13,7 +13,7 @@ use super::simd::{Level, level};
 pub(crate) const MIN: usize = 512;
 
 /// A cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// True if streaming pays on this machine. Measured where more batches are open than caches hold: 2 to 3 times the speed of
 /// ordinary stores on AMD Zen 4, 1.2 to 1.5 times on Intel Sapphire Rapids. Elsewhere there are only ordinary stores.
@@ -48,6 +48,30 @@ pub(crate) fn copy_on(src: &[u8], dst: &mut [u8], cold: bool) {
         copy_lines_of::<true>(src, dst, cold);
     } else {
         dst.copy_from_slice(src);
+    }
+}
+
+/// What makes lines of f32s on their way to memory.
+pub(crate) trait Lines {
+    /// The elements of line `i`.
+    fn line(&self, i: usize) -> [f32; LINE / 4];
+}
+
+/// Makes lines straight into `dst`, past the caches: [`fence`] must follow before another thread is told of the bytes.
+pub(crate) fn put(lines: &impl Lines, dst: &mut [[u8; LINE]]) {
+    #[cfg(target_arch = "x86_64")]
+    match level() {
+        // SAFETY: a level is at most what `Level::best` found on this machine.
+        Level::Avx512 => unsafe { x86::put_512(lines, dst) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { x86::put_256(lines, dst) },
+        Level::Scalar => x86::put_128(lines, dst),
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for (i, dst) in dst.iter_mut().enumerate() {
+        for (dst, x) in dst.as_chunks_mut::<4>().0.iter_mut().zip(lines.line(i)) {
+            *dst = x.to_le_bytes();
+        }
     }
 }
 
@@ -108,7 +132,7 @@ fn copy_lines<const COLD: bool, const FETCH: bool>(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::LINE;
+    use super::{LINE, Lines};
 
     #[inline(always)]
     fn fetch(at: *const i8) {
@@ -123,7 +147,7 @@ mod x86 {
     }
 
     macro_rules! lines {
-        ($name:ident, $vector:ty, $load:ident, $store:ident, $stream:ident $(, $feature:literal)?) => {
+        ($name:ident, $put:ident, $vector:ty, $load:ident, $store:ident, $stream:ident $(, $feature:literal)?) => {
             $(#[target_feature(enable = $feature)])?
             pub(super) fn $name<const COLD: bool, const FETCH: bool>(
                 src: &[[u8; LINE]],
@@ -151,10 +175,28 @@ mod x86 {
                     }
                 }
             }
+
+            $(#[target_feature(enable = $feature)])?
+            pub(super) fn $put(lines: &impl Lines, dst: &mut [[u8; LINE]]) {
+                for (i, dst) in dst.iter_mut().enumerate() {
+                    let line = lines.line(i);
+                    let (src, dst): (*const $vector, *mut $vector) =
+                        (line.as_ptr().cast(), dst.as_mut_ptr().cast());
+                    debug_assert_eq!(dst as usize % LINE, 0, "a line that is not aligned");
+                    // SAFETY: both are 64 bytes, read and written in vectors; callers of `put` split `dst` off at a line,
+                    // as `copy` does. `fence` as above.
+                    unsafe {
+                        for i in 0..LINE / size_of::<$vector>() {
+                            $stream(dst.add(i), $load(src.add(i)));
+                        }
+                    }
+                }
+            }
         };
     }
     lines!(
         lines_512,
+        put_512,
         __m512i,
         _mm512_loadu_si512,
         _mm512_storeu_si512,
@@ -163,6 +205,7 @@ mod x86 {
     );
     lines!(
         lines_256,
+        put_256,
         __m256i,
         _mm256_loadu_si256,
         _mm256_storeu_si256,
@@ -171,6 +214,7 @@ mod x86 {
     );
     lines!(
         lines_128,
+        put_128,
         __m128i,
         _mm_loadu_si128,
         _mm_storeu_si128,

@@ -10,9 +10,10 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::BLOCK;
 use crate::kernel::abs_error::{
-    Grid, Width, misses, narrow, quantize, to_f32, to_f64 as dequantize_f64, within,
+    Grid, Width, misses, narrow, one_scale, quantize, to_f32, to_f64 as dequantize_f64, within,
 };
 use crate::kernel::convert::{from_f32, round_to, to_f64};
+use crate::kernel::dequant::OneScale;
 
 pub(super) struct AbsError;
 
@@ -312,6 +313,22 @@ impl Quantizer for AbsError {
             }
         }
         Ok(())
+    }
+
+    fn one_scale(
+        &self,
+        params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+    ) -> Option<OneScale> {
+        let p = parts(params).ok()?;
+        let width = Width::new(p.bits);
+        let exact = matches!(block.dtype, DType::F32 | DType::F64) && dtype_out == DType::F32;
+        let there = block.codes.len() == block.count.checked_mul(width.size())?;
+        if !exact || !there {
+            return None;
+        }
+        one_scale(width, &grid(p))
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::convert::{largest, round_to};
-use crate::kernel::dequant::Codes;
+use crate::kernel::dequant::{Codes, OneScale};
 use crate::kernel::quantize::{Grids, in_range, quantize};
 
 pub(super) struct Affine;
@@ -273,9 +273,24 @@ impl Quantizer for Affine {
     ) -> Result<()> {
         let p = parts(params)?;
         self.check(params, block.dtype, Some(block.shape.len()))?;
-        let codes = Codes::new(p.bits, p.signed);
-        let zero_point = fixed_zero_point(p) as f32;
-        let elements = Elements::integers(codes, u32::from(p.bits), zero_point);
-        scaled::dequantize(&elements, &scaling(p), block, dtype_out, dst)
+        scaled::dequantize(&elements(p), &scaling(p), block, dtype_out, dst)
     }
+
+    fn one_scale(
+        &self,
+        params: &QuantParams,
+        block: &Block<'_>,
+        dtype_out: DType,
+    ) -> Option<OneScale> {
+        let p = parts(params).ok()?;
+        let checked = self.check(params, block.dtype, Some(block.shape.len()));
+        checked.ok()?;
+        scaled::one_scale(&elements(p), &scaling(p), block, dtype_out)
+    }
+}
+
+/// What the stored elements stand for.
+fn elements(p: &AffineParams) -> Elements<'static> {
+    let codes = Codes::new(p.bits, p.signed);
+    Elements::integers(codes, u32::from(p.bits), fixed_zero_point(p) as f32)
 }

@@ -30,6 +30,7 @@ pub use spec::QuantSpec;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::kernel::dequant::OneScale;
 
 /// The id of a quantizer on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -336,6 +337,17 @@ pub(crate) trait Quantizer: Sync {
         dtype_out: DType,
         dst: &mut [u8],
     ) -> Result<()>;
+
+    /// How to read all of a block, if it is integers of whole bytes that share a scale, and the f32 of it is what
+    /// [`Quantizer::dequantize`] writes.
+    fn one_scale(
+        &self,
+        _params: &QuantParams,
+        _block: &Block<'_>,
+        _dtype_out: DType,
+    ) -> Option<OneScale> {
+        None
+    }
 }
 
 /// Stored elements to dequantize; see [`Quantizer::dequantize`].

@@ -9,7 +9,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::kernel::BLOCK;
 use crate::kernel::convert::{Slot, from_f32, round_to, to_f32, to_f64};
-use crate::kernel::dequant::{self, Codes};
+use crate::kernel::dequant::{self, Codes, OneScale};
 use crate::kernel::quantize::Grids;
 use crate::kernel::values::{self, Values};
 use crate::tensor::num_elements;
@@ -451,33 +451,38 @@ impl Decoder<'_> {
     }
 }
 
-/// How to read integers of whole bytes that share a scale and become f32 without another rounding, with that scale and
-/// zero_point: there is nothing to look up for each sample, and what is dequantized at a time is short.
-fn one_scale(
+/// [`super::Quantizer::one_scale`] of quantizers with scales: there is nothing to look up for each sample, and what is
+/// dequantized at a time is short.
+pub(super) fn one_scale(
     elements: &Elements<'_>,
     scaling: &Scaling,
     block: &Block<'_>,
-    in_one_sample: bool,
-) -> Option<(Codes, f32, f32)> {
-    let shared = match scaling.granularity {
-        Granularity::PerTensor => true,
-        Granularity::PerSample => in_one_sample,
-        Granularity::PerChannel { .. } | Granularity::PerGroup { .. } => false,
-    };
+    dtype_out: DType,
+) -> Option<OneScale> {
     let Kind::Integers(kind, fixed) = elements.kind else {
         return None;
     };
-    let exact = matches!(block.dtype, DType::F32 | DType::F64);
-    if !shared || !exact || elements.bits == 4 {
+    let whole = num_elements(block.shape)?;
+    let shared = match scaling.granularity {
+        Granularity::PerTensor => true,
+        Granularity::PerSample => block.first.checked_add(block.count)? <= whole,
+        Granularity::PerChannel { .. } | Granularity::PerGroup { .. } => false,
+    };
+    let exact = matches!(block.dtype, DType::F32 | DType::F64) && dtype_out == DType::F32;
+    let there = whole > 0 && block.codes.len() == block.count.checked_mul(kind.size())?;
+    if !shared || !exact || !there || elements.bits == 4 {
         return None;
     }
-    let scale = *block.scales.scales.first()? * elements.factor;
     let zero_point = if scaling.zero_points {
         *block.scales.zero_points.first()? as f32
     } else {
         fixed
     };
-    Some((kind, scale, zero_point))
+    Some(OneScale {
+        kind,
+        scale: *block.scales.scales.first()? * elements.factor,
+        zero_point,
+    })
 }
 
 /// [`super::Quantizer::dequantize`] of quantizers with scales.
@@ -497,9 +502,11 @@ pub(super) fn dequantize(
             dst.len(),
         ));
     }
-    if dtype_out != DType::F32 {
-        write_f32(dtype_out, &[], &mut [])?;
+    if let Some(one) = one_scale(elements, scaling, block, dtype_out) {
+        one.run(block.codes, dst);
+        return Ok(());
     }
+    write_f32(dtype_out, &[], &mut [])?;
     if block.count == 0 {
         return Ok(());
     }
@@ -513,14 +520,6 @@ pub(super) fn dequantize(
             "there are no elements beyond the address space",
         ));
     };
-    if let Some((kind, scale, zero_point)) = one_scale(elements, scaling, block, end <= whole)
-        && dtype_out == DType::F32
-        && block.codes.len() == block.count.saturating_mul(kind.size())
-    {
-        let dst = dst.as_chunks_mut::<4>().0;
-        dequant::run(kind, block.codes, scale, zero_point, dst);
-        return Ok(());
-    }
     let samples = (end - 1) / whole + 1;
 
     // Static: one table for every sample. A dynamic table of several samples is longer.

@@ -8,6 +8,7 @@ use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
+use crate::kernel::dequant::OneScale;
 use crate::kernel::planes::Stores;
 use crate::kernel::{convert, lut, stream};
 use crate::quant::{Block, Scales, ScalesView, Scaling};
@@ -645,6 +646,14 @@ impl<'a> Job<'a> {
             scales: self.scales_from(decoded.scales, fixed.scales * rows.start as usize),
         };
         let global = u64::from(rows.start) * fixed.elements as u64 + first as u64;
+        if cold
+            && dst.len() >= stream::MIN
+            && decoded.patches.indices.is_empty()
+            && let Some(one) = self.one_scale(&block)
+        {
+            one.stream(block.codes, dst);
+            return Ok(());
+        }
         if cold && (stream::MIN..=MAX_STAGED).contains(&dst.len()) {
             grow(staging, dst.len());
             let staged = &mut staging[..dst.len()];
@@ -806,6 +815,16 @@ impl<'a> Job<'a> {
             patches,
             dst,
         )
+    }
+
+    /// How to read a block, if its values are wanted and its quantizer tells.
+    fn one_scale(&self, block: &Block<'_>) -> Option<OneScale> {
+        let Form::Values(dtype) = self.form else {
+            return None;
+        };
+        let params = self.field.quantizer();
+        let dtype = dtype.unwrap_or(block.dtype);
+        params.quantizer().one_scale(params, block, dtype)
     }
 
     /// Dequantizes a block into `dst` in the wanted form. `global` is the index of its first element in the chunk.
