@@ -320,7 +320,7 @@ impl Quantizer for AbsError {
         params: &QuantParams,
         block: &Block<'_>,
         dtype_out: DType,
-    ) -> Option<OneScale> {
+    ) -> Option<(OneScale, usize)> {
         let p = parts(params).ok()?;
         let width = Width::new(p.bits);
         let exact = matches!(block.dtype, DType::F32 | DType::F64) && dtype_out == DType::F32;
@@ -328,7 +328,7 @@ impl Quantizer for AbsError {
         if !exact || !there {
             return None;
         }
-        one_scale(width, &grid(p))
+        Some((one_scale(width, &grid(p))?, block.count))
     }
 }
 

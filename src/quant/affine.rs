@@ -281,7 +281,7 @@ impl Quantizer for Affine {
         params: &QuantParams,
         block: &Block<'_>,
         dtype_out: DType,
-    ) -> Option<OneScale> {
+    ) -> Option<(OneScale, usize)> {
         let p = parts(params).ok()?;
         let checked = self.check(params, block.dtype, Some(block.shape.len()));
         checked.ok()?;

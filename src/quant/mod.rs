@@ -338,14 +338,14 @@ pub(crate) trait Quantizer: Sync {
         dst: &mut [u8],
     ) -> Result<()>;
 
-    /// How to read all of a block, if it is integers of whole bytes that share a scale, and the f32 of it is what
-    /// [`Quantizer::dequantize`] writes.
+    /// How to read the first elements of a block, and how many of them, if they are integers of whole bytes that share a
+    /// scale and become f32 as [`Quantizer::dequantize`] makes them. `first` of the block may be any.
     fn one_scale(
         &self,
         _params: &QuantParams,
         _block: &Block<'_>,
         _dtype_out: DType,
-    ) -> Option<OneScale> {
+    ) -> Option<(OneScale, usize)> {
         None
     }
 }

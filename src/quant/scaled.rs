@@ -451,38 +451,61 @@ impl Decoder<'_> {
     }
 }
 
-/// [`super::Quantizer::one_scale`] of quantizers with scales: there is nothing to look up for each sample, and what is
-/// dequantized at a time is short.
+/// Channels of fewer elements are not dequantized one by one.
+const LONG: usize = 256;
+
+/// [`super::Quantizer::one_scale`] of quantizers with scales.
 pub(super) fn one_scale(
     elements: &Elements<'_>,
     scaling: &Scaling,
     block: &Block<'_>,
     dtype_out: DType,
-) -> Option<OneScale> {
+) -> Option<(OneScale, usize)> {
     let Kind::Integers(kind, fixed) = elements.kind else {
         return None;
     };
     let whole = num_elements(block.shape)?;
-    let shared = match scaling.granularity {
-        Granularity::PerTensor => true,
-        Granularity::PerSample => block.first.checked_add(block.count)? <= whole,
-        Granularity::PerChannel { .. } | Granularity::PerGroup { .. } => false,
-    };
     let exact = matches!(block.dtype, DType::F32 | DType::F64) && dtype_out == DType::F32;
-    let there = whole > 0 && block.codes.len() == block.count.checked_mul(kind.size())?;
-    if !shared || !exact || !there || elements.bits == 4 {
+    let there = block.codes.len() == block.count.checked_mul(kind.size())?;
+    if !exact || !there || whole == 0 || block.count == 0 || elements.bits == 4 {
         return None;
     }
+    let sample = block.first / whole;
+    let within = block.first % whole;
+    let in_sample = block.count.min(whole - within);
+    let table = block.scales;
+    let (index, count) = match scaling.granularity {
+        Granularity::PerTensor => (0, block.count),
+        Granularity::PerSample => (sample, in_sample),
+        Granularity::PerChannel { .. } => {
+            let mut cursor = Layout::new(scaling.granularity, block.shape).at(within);
+            if cursor.group() < LONG {
+                return None;
+            }
+            let per_sample = scales_of(scaling.granularity, block.shape);
+            // Static: one table for every sample.
+            let is_static = table.scales.len() == per_sample;
+            let base = if is_static {
+                0
+            } else {
+                sample.checked_mul(per_sample)?
+            };
+            let (channel, count) = cursor.next(in_sample);
+            (base + channel, count)
+        }
+        Granularity::PerGroup { .. } => return None,
+    };
     let zero_point = if scaling.zero_points {
-        *block.scales.zero_points.first()? as f32
+        *table.zero_points.get(index)? as f32
     } else {
         fixed
     };
-    Some(OneScale {
+    let one = OneScale {
         kind,
-        scale: *block.scales.scales.first()? * elements.factor,
+        scale: *table.scales.get(index)? * elements.factor,
         zero_point,
-    })
+    };
+    Some((one, count))
 }
 
 /// [`super::Quantizer::dequantize`] of quantizers with scales.
@@ -502,7 +525,10 @@ pub(super) fn dequantize(
             dst.len(),
         ));
     }
-    if let Some(one) = one_scale(elements, scaling, block, dtype_out) {
+    // Nothing to look up for each sample: what is dequantized at a time is short.
+    if let Some((one, count)) = one_scale(elements, scaling, block, dtype_out)
+        && count == block.count
+    {
         one.run(block.codes, dst);
         return Ok(());
     }

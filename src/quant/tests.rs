@@ -581,3 +581,70 @@ fn wrong_lengths_are_errors_not_panics() {
         assert!(quantize(&params, DType::F32, &[usize::MAX, 9], 1, &[0; 12], None).is_err());
     }
 }
+
+/// How many elements at a time [`Quantizer::one_scale`] tells of, over all of them.
+fn told(text: &str, shape: &[usize], statics: Option<&Scales>, to: DType) -> Option<Vec<usize>> {
+    let samples = 3;
+    let n = num_elements(shape).unwrap() * samples;
+    let x: Vec<f32> = (0..n).map(|i| ((i * 37) % 1000) as f32 * 0.01).collect();
+    let params = resolve(text, DType::F32, shape.len());
+    let q = quantize(&params, DType::F32, shape, samples, &f32_bytes(&x), statics).unwrap();
+    let scales = scales_of(&params, &q, statics).unwrap();
+    let expected = dequantize(&params, DType::F32, shape, samples, &q.codes, &scales, to).unwrap();
+
+    let size = q.codes.len() / n;
+    let (mut told, mut first) = (Vec::new(), 0);
+    while first < n {
+        let block = Block {
+            dtype: DType::F32,
+            shape,
+            first,
+            count: n - first,
+            codes: &q.codes[first * size..],
+            scales: ScalesView {
+                scales: &scales.scales,
+                zero_points: &scales.zero_points,
+            },
+        };
+        let (one, count) = params.quantizer().one_scale(&params, &block, to)?;
+        let mut out = vec![0; 4 * count];
+        one.run(block.codes, &mut out);
+        assert_eq!(out, expected[4 * first..4 * (first + count)], "{text}");
+        told.push(count);
+        first += count;
+    }
+    Some(told)
+}
+
+#[test]
+fn elements_that_share_a_scale_are_read_as_they_are_dequantized() {
+    let table = |n: usize, zero_points: bool| Scales {
+        scales: (1..=n).map(|i| 0.1 * i as f32).collect(),
+        zero_points: (0..).take(if zero_points { n } else { 0 }).collect(),
+    };
+    let shape = [2, 3, 100];
+    let to = DType::F32;
+    let tensor = table(1, false);
+    assert_eq!(
+        told("int8:per-tensor", &shape, Some(&tensor), to),
+        Some(vec![1800])
+    );
+    assert_eq!(told("int8", &shape, None, to), Some(vec![600; 3]));
+    assert_eq!(told("uint8:asym", &shape, None, to), Some(vec![600; 3]));
+    assert_eq!(
+        told("int16:per-channel=0", &shape, None, to),
+        Some(vec![300; 6])
+    );
+    let channels = table(2, true);
+    let text = "uint8:asym:per-channel=0";
+    assert_eq!(told(text, &shape, Some(&channels), to), Some(vec![300; 6]));
+    assert_eq!(
+        told("abs_error:0.01:bits=16:range=0..10", &shape, None, to),
+        Some(vec![1800])
+    );
+    // Short channels, groups, nibbles and other dtypes are looked up.
+    assert_eq!(told("int8:per-channel=1", &shape, None, to), None);
+    assert_eq!(told("int8:per-group=50", &shape, None, to), None);
+    assert_eq!(told("int4", &shape, None, to), None);
+    assert_eq!(told("int8", &shape, None, DType::F16), None);
+}

@@ -8,7 +8,6 @@ use crate::format::chunk::Role;
 use crate::format::pieces::{Span, cut_fixed, sample_stored_bytes};
 use crate::format::schema::Field;
 use crate::format::shapes::Shapes;
-use crate::kernel::dequant::OneScale;
 use crate::kernel::planes::Stores;
 use crate::kernel::{convert, lut, stream};
 use crate::quant::{Block, Scales, ScalesView, Scaling};
@@ -649,9 +648,8 @@ impl<'a> Job<'a> {
         if cold
             && dst.len() >= stream::MIN
             && decoded.patches.indices.is_empty()
-            && let Some(one) = self.one_scale(&block)
+            && self.stream(&block, dst)
         {
-            one.stream(block.codes, dst);
             return Ok(());
         }
         if cold && (stream::MIN..=MAX_STAGED).contains(&dst.len()) {
@@ -817,14 +815,33 @@ impl<'a> Job<'a> {
         )
     }
 
-    /// How to read a block, if its values are wanted and its quantizer tells.
-    fn one_scale(&self, block: &Block<'_>) -> Option<OneScale> {
+    /// Dequantizes a block straight into memory that is in no cache, if its values are wanted and that is all there is to do.
+    fn stream(&self, block: &Block<'_>, mut dst: &mut [u8]) -> bool {
         let Form::Values(dtype) = self.form else {
-            return None;
+            return false;
         };
         let params = self.field.quantizer();
         let dtype = dtype.unwrap_or(block.dtype);
-        params.quantizer().one_scale(params, block, dtype)
+        let mut rest = *block;
+        while rest.count > 0 {
+            let Some((one, count)) = params.quantizer().one_scale(params, &rest, dtype) else {
+                return false;
+            };
+            let out = std::mem::take(&mut dst).split_at_mut_checked(count * dtype.size());
+            let codes = rest.codes.split_at_checked(count * one.kind.size());
+            let (Some((out, after)), Some((codes, codes_after))) = (out, codes) else {
+                return false;
+            };
+            one.stream(codes, out);
+            dst = after;
+            rest = Block {
+                first: rest.first + count,
+                count: rest.count - count,
+                codes: codes_after,
+                ..rest
+            };
+        }
+        true
     }
 
     /// Dequantizes a block into `dst` in the wanted form. `global` is the index of its first element in the chunk.
