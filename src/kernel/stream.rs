@@ -58,7 +58,12 @@ pub(crate) trait Lines {
 }
 
 /// Makes lines straight into `dst`, past the caches: [`fence`] must follow before another thread is told of the bytes.
+///
+/// # Panics
+/// If `dst` does not begin at a cache line.
 pub(crate) fn put(lines: &impl Lines, dst: &mut [[u8; LINE]]) {
+    let at = dst.as_ptr() as usize;
+    assert!(at.is_multiple_of(LINE), "lines that begin within another");
     #[cfg(target_arch = "x86_64")]
     match level() {
         // SAFETY: a level is at most what `Level::best` found on this machine.
@@ -183,8 +188,8 @@ mod x86 {
                     let (src, dst): (*const $vector, *mut $vector) =
                         (line.as_ptr().cast(), dst.as_mut_ptr().cast());
                     debug_assert_eq!(dst as usize % LINE, 0, "a line that is not aligned");
-                    // SAFETY: both are 64 bytes, read and written in vectors; callers of `put` split `dst` off at a line,
-                    // as `copy` does. `fence` as above.
+                    // SAFETY: both are 64 bytes, read and written in vectors; `put` asserts that the first line of `dst` is
+                    // aligned, and so are those after it. `fence` as above.
                     unsafe {
                         for i in 0..LINE / size_of::<$vector>() {
                             $stream(dst.add(i), $load(src.add(i)));
