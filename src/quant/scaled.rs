@@ -451,6 +451,15 @@ impl Decoder<'_> {
     }
 }
 
+/// True if there is one table for every sample. A dynamic table of several samples is longer.
+fn is_static(scaling: &Scaling, block: &Block<'_>, per_sample: usize) -> bool {
+    match scaling.granularity {
+        Granularity::PerTensor => true,
+        Granularity::PerChannel { .. } => block.scales.scales.len() == per_sample,
+        Granularity::PerSample | Granularity::PerGroup { .. } => false,
+    }
+}
+
 /// Channels of fewer elements are not dequantized one by one.
 const LONG: usize = 256;
 
@@ -483,9 +492,7 @@ pub(super) fn one_scale(
                 return None;
             }
             let per_sample = scales_of(scaling.granularity, block.shape);
-            // Static: one table for every sample.
-            let is_static = table.scales.len() == per_sample;
-            let base = if is_static {
+            let base = if is_static(scaling, block, per_sample) {
                 0
             } else {
                 sample.checked_mul(per_sample)?
@@ -548,13 +555,8 @@ pub(super) fn dequantize(
     };
     let samples = (end - 1) / whole + 1;
 
-    // Static: one table for every sample. A dynamic table of several samples is longer.
     let per_sample = scales_of(scaling.granularity, block.shape).max(1);
-    let is_static = match scaling.granularity {
-        Granularity::PerTensor => true,
-        Granularity::PerChannel { .. } => block.scales.scales.len() == per_sample,
-        Granularity::PerSample | Granularity::PerGroup { .. } => false,
-    };
+    let is_static = is_static(scaling, block, per_sample);
     let needed = if is_static {
         Some(per_sample)
     } else {

@@ -1,4 +1,4 @@
-//! The defining decoder and encoder: plain Rust, a lane at a time.
+//! The defining decoder and encoder: plain Rust. The decoder looks eight lanes up at a time; [`symbol`] is the definition.
 #![expect(
     clippy::cast_possible_truncation,
     reason = "windows are taken apart into words and bytes"
